@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iiot_dask.core.batch import Batch
+from iiot_dask.core.errors import SchemaError
 
 JIT = {"cache": True, "nogil": True, "fastmath": False}
 NO_WINDOW = np.int64(np.iinfo(np.int64).min)
@@ -178,3 +179,20 @@ class Windows:
             self.state = grown
         assert self.state is not None
         return self.state
+
+    def to_array(self) -> npt.NDArray[np.void]:
+        """The open windows, WINDOW_DTYPE: what `from_array` takes back."""
+        return np.empty(0, WINDOW_DTYPE) if self.state is None else self.state
+
+    def from_array(self, state: npt.NDArray[np.void]) -> None:
+        """Go on from what `to_array` gave.
+
+        Raises
+        ------
+        SchemaError
+            If the array is not of WINDOW_DTYPE.
+        """
+        if state.dtype != WINDOW_DTYPE:
+            msg = f"window state has dtype {state.dtype}; expected {WINDOW_DTYPE}"
+            raise SchemaError(msg)
+        self.state = state.copy() if len(state) else None
