@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,6 @@ from iiot_dask.health.monitor import Monitor
 from iiot_dask.history.block import write_block
 from iiot_dask.stream.window import Windows
 from iiot_dask.stream.work import Flushed, Order, ShardResult
-
-if TYPE_CHECKING:
-    from iiot_dask.history.entry import FileEntry
 
 CHECKPOINT_VERSION = 1
 FAST_NS = 1_000_000_000
@@ -122,7 +119,7 @@ class PlantWork:
 
     def step(self, state: ShardState, batch: Batch, order: Order) -> ShardResult:
         """Health, windows, collect; at a flush also the epoch's block file and checkpoint."""
-        shard = state.monitor.shard
+        shard = state.fast.shard
         changes = [state.monitor.update(batch, order.now_ns)] if len(batch) else []
         changes.append(state.monitor.sweep(order.now_ns))
         output = ShardOutput(
@@ -136,8 +133,6 @@ class PlantWork:
     def _flush(self, state: ShardState, order: Order) -> Flushed:
         rows = Batch.concat(state.pending)
         state.pending.clear()
-        entries: list[FileEntry] = []
-        if len(rows):
-            name = f"{self.stream}-{order.epoch_first:016d}-{order.stop:016d}-{state.monitor.shard:04d}"
-            entries = write_block(self.root, rows, name)
-        return Flushed(tuple[Any, ...](entries), state.checkpoint())
+        name = f"{self.stream}-{order.epoch_first:016d}-{order.stop:016d}-{state.fast.shard:04d}"
+        entries: tuple[Any, ...] = tuple(write_block(self.root, rows, name)) if len(rows) else ()
+        return Flushed(entries, state.checkpoint())
