@@ -62,7 +62,7 @@ def test_last_and_landmark_field_numbers(path, number, field):
     assert descriptor.fields_by_number[number].name == field
 
 
-@pytest.mark.parametrize("datatype", list(range(1, 12)) + [13])
+@pytest.mark.parametrize("datatype", [*range(1, 12), 13])
 def test_every_numeric_type_survives_its_limits(datatype):
     bits = {1: 8, 2: 16, 3: 32, 4: 64, 5: 8, 6: 16, 7: 32, 8: 64, 13: 64}.get(datatype)
     if bits is None:
