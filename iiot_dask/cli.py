@@ -1,0 +1,212 @@
+"""The command line: thin commands over the Python API. Heavy modules load inside the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from iiot_dask.core.errors import ConfigError, IiotError, VersionError
+
+app = typer.Typer(
+    name="iiot-dask",
+    help="Industrial sensor data from socket to Parquet on Dask.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else there.")]
+PlantArg = Annotated[Path, typer.Argument(metavar="PLANT.toml", help="The plant file.")]
+DataArg = Annotated[Path, typer.Argument(metavar="DATA", help="A data directory, its history, or a plant file.")]
+
+
+def _emit(document: Any, *, as_json: bool, text: str | None = None) -> None:
+    """Print a result: one JSON document, or `text` for people."""
+    if as_json:
+        import orjson
+
+        print(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY).decode())  # noqa: T201
+    elif text is not None:
+        print(text)  # noqa: T201
+
+
+@app.command(
+    epilog="Examples: `iiot-dask demo` · `iiot-dask demo --duration 90s --no-dashboard --json` · `iiot-dask demo --tags 20000`"
+)
+def demo(
+    duration: Annotated[str, typer.Option(help="How long devices send; 0s = until Ctrl-C.")] = "60s",
+    port: Annotated[int, typer.Option(help="Port of the dashboard on loopback; 0 = any free one.")] = 5006,
+    dashboard: Annotated[bool, typer.Option("--dashboard/--no-dashboard", help="Serve the Panel dashboard.")] = True,
+    data: Annotated[Path, typer.Option(help="Where to keep everything; must be empty or a former demo's.")] = Path(
+        "demo-data"
+    ),
+    tags: Annotated[int, typer.Option(min=100, max=1_000_000, help="About how many tags the factory has.")] = 2000,
+    broker: Annotated[str, typer.Option(help="auto, mosquitto or amqtt.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of signals, noise and faults.")] = 7,
+    processes: Annotated[bool, typer.Option(help="Dask workers as processes instead of threads.")] = False,
+    as_json: Json = False,
+) -> None:
+    """A whole simulated factory on real protocol servers, live: adapters, Dask, history, health, scaling, dashboard."""
+    from iiot_dask.demo import DemoOptions, run_demo
+    from iiot_dask.show import demo_text, progress_console
+
+    options = DemoOptions(
+        duration=duration, port=port, dashboard=dashboard, data=data, tags=tags, broker=broker, seed=seed,
+        processes=processes,
+    )  # fmt: skip
+    summary = run_demo(options, progress_console(quiet=as_json))
+    _emit(summary.document(), as_json=as_json, text=demo_text(summary))
+    if not summary.ok:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `iiot-dask run plant.toml --duration 1h`")
+def run(
+    plant: PlantArg,
+    duration: Annotated[str | None, typer.Option(help="Stop after this long; absent = until Ctrl-C.")] = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard/--no-dashboard", help="Serve the dashboard too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the engine on your own devices until Ctrl-C; everything acknowledged is in history when it ends."""
+    from iiot_dask.runner import run_plant
+    from iiot_dask.show import progress_console, snapshot_text
+
+    snapshot = run_plant(plant, duration, dashboard=dashboard, console=progress_console(quiet=as_json))
+    _emit(snapshot, as_json=as_json, text=snapshot_text(snapshot))
+    if snapshot.state == "failed":
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `iiot-dask check plant.toml`")
+def check(plant: PlantArg, as_json: Json = False) -> None:
+    """Validate a plant file, reach each endpoint, name what is wrong."""
+    from iiot_dask.runner import check_plant
+
+    report = check_plant(plant)
+    text = "\n".join(
+        f"{'ok   ' if not row['problems'] else 'wrong'} {row['adapter']}: {'; '.join(row['problems']) or row['endpoint']}"
+        for row in report
+    )
+    _emit(
+        {"plant": str(plant), "adapters": report}, as_json=as_json, text=text or f"{plant}: valid; it has no adapters"
+    )
+    if any(row["problems"] for row in report):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Examples: `iiot-dask adapters` · `iiot-dask adapters list --json`")
+def adapters(
+    action: Annotated[str, typer.Argument(help="list")] = "list",
+    as_json: Json = False,
+) -> None:
+    """What adapters are installed; a plug-in that does not import is shown with its error."""
+    if action != "list":
+        msg = f"adapters {action!r}: 'list' is allowed"
+        raise ConfigError(msg)
+    from iiot_dask.show import adapters_document, adapters_text
+
+    rows = adapters_document()
+    _emit({"adapters": rows}, as_json=as_json, text=adapters_text(rows))
+    if any(row["error"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples: `iiot-dask query demo-data --tags 'site1/*' --every 10s` · `iiot-dask query demo-data --tags '*' --format parquet --out rows.parquet`"
+)
+def query(
+    data: DataArg,
+    tags: Annotated[list[str] | None, typer.Option(help="Glob over tag names; may be repeated.")] = None,
+    start: Annotated[str | None, typer.Option(help="First instant, ISO 8601, inclusive.")] = None,
+    end: Annotated[str | None, typer.Option(help="Last instant, ISO 8601, exclusive.")] = None,
+    every: Annotated[str | None, typer.Option(help="Aggregate into windows of this length: 10s, 1m, 1h …")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most this many rows.")] = None,
+    form: Annotated[str, typer.Option("--format", help="table, csv, json or parquet.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="Write here instead of stdout; needed for parquet.")] = None,
+) -> None:
+    """Samples, or aggregates with --every, of the tags a glob selects."""
+    from iiot_dask.runner import run_query
+
+    run_query(data, tags or ["*"], start, end, every, limit, form, out)
+
+
+@app.command(
+    epilog="Examples: `iiot-dask history demo-data info` · `iiot-dask history demo-data verify --json` · `iiot-dask history demo-data compact --dry-run`"
+)
+def history(
+    data: DataArg,
+    action: Annotated[str, typer.Argument(help="info, verify, compact or export.")],
+    out: Annotated[Path | None, typer.Option(help="export: the folder to write to.")] = None,
+    tags: Annotated[str, typer.Option(help="export: which tags.")] = "*",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="compact: say what would be done, do nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look after stored history: what is there, is it intact, seal the hot blocks, copy it out."""
+    from iiot_dask.runner import run_history
+    from iiot_dask.show import history_text, progress_console
+
+    document = run_history(data, action, out=out, tags=tags, dry_run=dry_run, console=progress_console(quiet=as_json))
+    _emit(document, as_json=as_json, text=history_text(action, document))
+    if action == "verify" and document["damaged"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `iiot-dask incidents demo-data --json`")
+def incidents(
+    data: DataArg,
+    open_only: Annotated[bool, typer.Option("--open", help="Only those that still last.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Every incident found: node, kind, when it began, was detected and ended."""
+    from iiot_dask.runner import read_incidents
+    from iiot_dask.show import incidents_text
+
+    rows = read_incidents(data, open_only=open_only)
+    _emit({"incidents": rows}, as_json=as_json, text=incidents_text(rows))
+
+
+@app.command(epilog="Example: `iiot-dask dashboard plant.toml --port 5007`")
+def dashboard(
+    plant: PlantArg,
+    port: Annotated[int | None, typer.Option(help="Port on loopback; 0 = any free one.")] = None,
+) -> None:
+    """Serve the dashboard of a plant that runs in another process (or ran before)."""
+    from iiot_dask.runner import serve_dashboard
+    from iiot_dask.show import progress_console
+
+    serve_dashboard(plant, port, progress_console(quiet=False))
+
+
+def _fail(error: BaseException, status: int) -> NoReturn:
+    for line in str(error).splitlines() or [type(error).__name__]:
+        print(f"iiot-dask: {line}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(status)
+
+
+def main() -> NoReturn:
+    """Entry point: exit status 0 fine, 1 the work failed, 2 wrong usage or configuration, 130 stopped by Ctrl-C twice."""
+    try:
+        status = app(standalone_mode=False)
+    except typer.Exit as done:
+        raise SystemExit(done.exit_code) from None
+    except (ConfigError, VersionError) as error:
+        _fail(error, 2)
+    except IiotError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        import click
+
+        if isinstance(error, click.ClickException):
+            error.show()
+            raise SystemExit(error.exit_code) from None
+        if isinstance(error, click.Abort):
+            raise SystemExit(130) from None
+        raise
+    raise SystemExit(status if isinstance(status, int) else 0)
