@@ -18,6 +18,12 @@ Span = Annotated[
 ]
 """A span of time: text or seconds in the file, int ns in the program."""
 
+
+def _span(text: str, **rules: Any) -> Any:
+    """A field whose default is the span `text`: in ns in the program, as text in the JSON schema."""
+    return Field(span_ns(text), json_schema_extra={"default": text}, **rules)
+
+
 TagName = Annotated[str, AfterValidator(check_tag)]
 SecretRef = Annotated[str, Field(pattern=r"^(env|file):.+", examples=["env:PLC7_PASSWORD", "file:secrets/plc7"])]
 """A secret, by reference only: ``env:NAME`` or ``file:PATH``. It is resolved when the adapter starts, never stored."""
@@ -34,7 +40,7 @@ Payload = Literal["json", "raw", "line", "sparkplug", "cbor", "msgpack"]
 class Model(BaseModel):
     """Base of every section: unknown keys are errors, instances are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Plant(Model):
@@ -53,7 +59,7 @@ class Tag(Model):
     type: RegisterType | None = None
     order: Order = "abcd"
     unit_id: int = Field(1, ge=0, le=255)
-    scan: Span = span_ns("1s")
+    scan: Span = _span("1s")
     scale: float = 1.0
     offset: float = 0.0
     unit: str | None = Field(None, max_length=40, description="engineering unit, for people")
@@ -82,7 +88,7 @@ class Adapter(Model):
     browse: tuple[str, ...] = ()
     username: str | None = None
     password: SecretRef | None = None
-    timeout: Span = Field(span_ns("3s"), gt=0)
+    timeout: Span = _span("3s", gt=0)
     ca: str | None = None
     certificate: str | None = None
     private_key: str | None = None
@@ -92,7 +98,7 @@ class Adapter(Model):
     version: Literal[3, 5] = 5
     security_policy: str | None = None
     security_mode: Literal["None", "Sign", "SignAndEncrypt"] | None = None
-    sampling: Span = span_ns("0ms")
+    sampling: Span = _span("0ms")
     queue_size: int = Field(100, ge=1, le=100_000)
     options: dict[str, Any] = Field(default_factory=dict, description="keys of a plug-in's own")
 
@@ -134,9 +140,9 @@ class Cluster(Model):
     policy: Literal["forecast", "reactive", "static"] = "forecast"
     capacity: float = Field(500_000.0, gt=0, description="samples/s one worker takes at full use")
     utilisation: float = Field(0.7, gt=0, le=1)
-    boot: Span = span_ns("2s")
-    day: Span = Field(
-        span_ns("1d"),
+    boot: Span = _span("2s")
+    day: Span = _span(
+        "1d",
         ge=span_ns("1s"),
         description="length of the plant's cycle; shorter only in simulated time",
     )
@@ -154,7 +160,7 @@ class Journal(Model):
 
     segment_bytes: int = Field(64 << 20, ge=1 << 16)
     bytes_max: int = Field(4 << 30, ge=1 << 20, description="at this size adapters are made to wait")
-    commit: Span = Field(span_ns("10ms"), description="longest wait to share one fsync")
+    commit: Span = _span("10ms", description="longest wait to share one fsync")
     queue_rows: int = Field(2_000_000, ge=1_000, description="rows waiting for the disk before adapters wait")
 
 
@@ -162,9 +168,9 @@ class Streaming(Model):
     """`[stream]`: when a micro-batch closes, how many shards, how often history is written."""
 
     batch_rows: int = Field(50_000, ge=1)
-    batch: Span = Field(span_ns("100ms"), gt=0)
+    batch: Span = _span("100ms", gt=0)
     shards: int = Field(2, ge=1, le=1024)
-    flush: Span = Field(span_ns("2s"), gt=0, description="history is committed at least this often")
+    flush: Span = _span("2s", gt=0, description="history is committed at least this often")
     flush_rows: int = Field(2_000_000, ge=1)
     in_flight: int = Field(16, ge=1, le=1024, description="micro-batches being worked on at once")
 
