@@ -72,6 +72,8 @@ class Pipeline:
         self.taps = Taps()
         self.state = "new"
         self.failure: str | None = None
+        self.connected: set[str] = set()
+        self.last_snapshot: Snapshot | None = None
         self._undo = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._halt = threading.Event()
@@ -174,7 +176,7 @@ class Pipeline:
         self.inbox = Inbox(
             self.catalogue,
             self.journal,
-            lambda adapter, position: self.host.acknowledge(adapter, position),
+            lambda adapter, position: self.host.acknowledge(adapter, position),  # noqa: PLW0108 -- the host comes after
             self._on_event,
             self.quarantine,
             clock=self.clock,
@@ -240,6 +242,10 @@ class Pipeline:
 
     def _on_event(self, adapter: str, event: Event) -> None:
         self.metrics.count("adapter_events_total", event.count, adapter=adapter, kind=event.kind)
+        if event.kind == "connected":
+            self.connected.add(adapter)
+        elif event.kind == "disconnected":
+            self.connected.discard(adapter)
         with self._lock:
             self.incidents.event(adapter, event, self.clock.now_ns())
 
@@ -279,7 +285,8 @@ class Pipeline:
         target = self.directory.status_file
         draft = target.with_suffix(".tmp")
         try:
-            draft.write_bytes(self.snapshot().to_bytes())
+            self.last_snapshot = self.snapshot()
+            draft.write_bytes(self.last_snapshot.to_bytes())
             draft.replace(target)
         except OSError as error:
             # A full disk must not end the engine; the journal raises its own incident for it.

@@ -102,7 +102,8 @@ def run_plant(path: Path, duration: str | None, *, dashboard: bool, console: Con
                 if server is not None:
                     server.stop()
             console.print("stopping: adapters hand over, the journal drains into history …")
-        return pipeline.snapshot()
+        assert pipeline.last_snapshot is not None, "stop publishes"
+        return pipeline.last_snapshot
 
 
 def _dashboard(pipeline: Pipeline, address: str, port: int) -> DashboardServer:

@@ -105,13 +105,15 @@ def demo_text(summary: Summary) -> str:
         ["kind", "node", "found", "after s"],
         [[f["kind"], f["node"], "yes" if f["found"] else "NO", f["detected_after_s"]] for f in summary.faults],
     )
+    latency = summary.latency
     tail = [
         f"\nincidents without a fault: {len(summary.unexplained)}",
         *(f"  {i['kind']} {i['node']} {i['start']}" for i in summary.unexplained),
         f"compression {summary.history['ratio']:.1f} : 1 ({summary.history['bytes_per_sample']:.2f} bytes a sample on disk)",
-        f"ingest p50 {summary.latency['acknowledged_p50_ms']:.1f} ms, p99 {summary.latency['acknowledged_p99_ms']:.1f} ms to the journal's fsync; "
-        f"p50 {summary.latency['processed_p50_ms']:.1f} ms, p99 {summary.latency['processed_p99_ms']:.1f} ms to the Dask result",
-        f"workers {min(summary.worker_counts)} to {max(summary.worker_counts)}; first sample stored {summary.first_stored_s:.1f} s after the start",
+        f"to the journal's fsync p50 {latency['acknowledged_p50_ms']:.1f} ms, p99 {latency['acknowledged_p99_ms']:.1f} ms",
+        f"to the Dask result     p50 {latency['processed_p50_ms']:.1f} ms, p99 {latency['processed_p99_ms']:.1f} ms",
+        f"workers {min(summary.worker_counts)} to {max(summary.worker_counts)}",
+        f"first sample stored {summary.first_stored_s:.1f} s after the start",
         f"data: {summary.data}   look: iiot-dask query {summary.data} --tags '*temperature' --every 10s",
     ]
     return _text(Group(protocols, faults, Text("\n".join(tail))))
@@ -142,7 +144,7 @@ def adapters_text(rows: Sequence[Mapping[str, Any]]) -> str:
             "",
             ["adapter", "from", "what"],
             [[r["name"], f"{r['distribution']} {r['version']}", r["error"] or r["summary"]] for r in rows],
-        )  # fmt: skip
+        )
     )
 
 
