@@ -1,0 +1,301 @@
+"""The numba kernels of tag health: one fixed-size record a tag, O(1) work a sample, no allocation.
+
+Rules of this file:
+
+* A tag's *rhythm* is learnt from gaps between arrivals (receive time); arrivals closer than `burst_ns` are one. The
+  period is a clamped (Huber) EWMA, so single long gaps hardly move it while a ramp is followed within ~50 arrivals.
+* A gap near a small multiple of the period is counted as lost samples, not as irregularity. The silence threshold is
+  loss-aware: as many missed periods as make a healthy tag's false alarm rarer than `e**-log_odds` (k = L / -ln p_loss),
+  and never less than twice the longest recent gap. Tags without a rhythm (report on change) get the exponential tail.
+* A run of equal values is *flat* when it is too long for the repeat rate seen in completed runs, `p_upper**run < alpha`.
+  Only completed runs teach, so a fault can not teach itself. Counters (monotone), zero (rest) and tags that hardly ever
+  move are never judged.
+* A gap that raised silence teaches nothing, except that three in a row are a new schedule: then the rhythm is relearnt.
+* `detected_ns` is a function of the data alone, not of batch borders: silence found late has the time it was due.
+
+Sources: Lorden/Page run-length reasoning for one false-alarm knob; phi-accrual (Hayashibara et al. 2004) for adaptive
+time-outs, with the Gaussian tail replaced by the loss model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+JIT = {"cache": True, "nogil": True, "fastmath": False}
+NEVER = np.iinfo(np.int64).max
+UNSEEN = np.iinfo(np.int64).min
+
+ARMED, SILENCE, FLATLINE = 0, 1, 3
+F_ARMED, F_SILENT, F_FLAT = 1, 2, 4
+
+STATE_DTYPE = np.dtype(
+    [
+        ("rx", "<i8"),  # start of the last arrival, ns
+        ("due", "<i8"),  # silent when nothing came until then, ns; NEVER while not judged
+        ("silent_ns", "<i8"),  # start of the silence that lasts, ns
+        ("time", "<i8"),  # newest device time, ns
+        ("moved", "<i8"),  # receive time of the sample that began the current run of equal values, ns
+        ("value", "<f8"),
+        ("period", "<f4"),  # ns
+        ("spread", "<f4"),  # mean |gap - period|, ns
+        ("longest", "<f4"),  # slowly forgotten longest gap, ns
+        ("lost", "<f4"),  # share of samples that did not come
+        ("odd", "<f4"),  # share of gaps that are no multiple of the period
+        ("gaps", "<u4"),
+        ("samples", "<f4"),  # in completed runs, halved now and then
+        ("repeats", "<f4"),  # thereof equal to the one before
+        ("moves", "<u4"),
+        ("downs", "<f4"),  # share of moves that go down
+        ("run", "<u4"),  # repeats in the current run
+        ("longest_run", "<f4"),
+        ("longs", "<u4"),  # silences in a row
+        ("flags", "<u4"),
+    ]
+)
+"""State of one tag, 104 bytes."""
+
+KNOBS_DTYPE = np.dtype(
+    [
+        ("log_odds", "<f8"),
+        ("floor_ns", "<f8"),
+        ("burst_ns", "<f8"),
+        ("flat_ns", "<f8"),
+        ("flat_run", "<u4"),
+        ("warm_gaps", "<u4"),
+    ]
+)
+
+ODD_SHARE = 0.25
+"""Above this share of irregular gaps a tag has no rhythm."""
+
+
+@numba.njit(**JIT)
+def _emit(out: Any, at: int, tag: int, kind: int, active: bool, start: int, detected: int, score: float) -> int:
+    out[at].tag = tag
+    out[at].kind = kind
+    out[at].active = active
+    out[at].start_ns = start
+    out[at].detected_ns = detected
+    out[at].score = score
+    return at + 1
+
+
+@numba.njit(**JIT)
+def _threshold_ns(s: Any, k: Any) -> float:
+    """How long this tag may be quiet, ns."""
+    if s.odd >= ODD_SHARE:
+        return max(k.floor_ns, k.log_odds * (s.period + s.spread), 5.0 * s.longest)
+    seen = min(float(s.gaps), 256.0)
+    # A class prior of one loss in 40 keeps young tags from being judged by luck.
+    p = min((s.lost * seen + 1.0) / (seen + 40.0), 0.9)
+    missed = np.ceil(k.log_odds / -np.log(p))
+    return max(k.floor_ns, (missed + 1.0) * s.period + 6.0 * s.spread, 2.0 * s.longest)
+
+
+@numba.njit(**JIT)
+def _learn_gap(s: Any, gap: float) -> None:
+    n = s.gaps
+    s.gaps = n + 1
+    if n == 0:
+        s.period = gap
+        s.spread = 0.25 * gap
+        s.longest = gap
+        return
+    period = float(s.period)
+    slots = max(1.0, np.round(gap / period))
+    odd = slots > 8.0 or abs(gap - slots * period) > 0.25 * period
+    if n >= 4:
+        s.odd += ((1.0 if odd else 0.0) - s.odd) / min(n - 3.0, 128.0)
+    if not odd:
+        missed = min(slots - 1.0, 3.0)
+        s.lost = min(max(s.lost + (missed * (1.0 - s.lost) - s.lost) / min(n + 1.0, 256.0), 0.0), 0.95)
+    clamp = (2.0 if n < 16 else 0.25) * period
+    s.period = period + min(max(gap - period, -clamp), clamp) / min(n + 1.0, 8.0)
+    s.spread += (min(abs(gap - period), 8.0 * period) - s.spread) / 16.0
+    if gap > s.longest:
+        s.longest = gap
+    else:
+        s.longest += (gap - s.longest) / (1024.0 if s.odd >= ODD_SHARE else 64.0)
+
+
+@numba.njit(**JIT)
+def _relearn(s: Any, gap: float) -> None:
+    s.gaps = 1
+    s.period = gap
+    s.spread = 0.25 * gap
+    s.longest = gap
+    s.lost = 0.0
+    s.odd = 0.0
+    s.longs = 0
+
+
+@numba.njit(**JIT)
+def _arrival(s: Any, tag: int, received: int, k: Any, out: Any, at: int) -> int:
+    """Fold one arrival into the rhythm; the new length of `out`."""
+    if s.rx == UNSEEN:
+        s.rx = received
+        return at
+    gap = float(received - s.rx)
+    if gap < k.burst_ns:
+        return at
+    armed = s.flags & F_ARMED
+    if s.flags & F_SILENT and received <= s.due:
+        # The sweep ran ahead of this sample (another adapter's clock): take it back.
+        s.flags &= ~np.uint32(F_SILENT)
+        at = _emit(out, at, tag, SILENCE, False, s.silent_ns, received, gap / s.period)
+        _learn_gap(s, gap)
+    elif s.due != NEVER and received > s.due:
+        if not s.flags & F_SILENT:
+            s.silent_ns = s.rx + np.int64(s.period)
+            at = _emit(out, at, tag, SILENCE, True, s.silent_ns, s.due, gap / s.period)
+        at = _emit(out, at, tag, SILENCE, False, s.silent_ns, received, gap / s.period)
+        s.flags &= ~np.uint32(F_SILENT)
+        s.longs += 1
+        s.longest = max(s.longest, min(gap, 2.0 * float(s.due - s.rx)))
+        if s.longs >= 3:
+            _relearn(s, gap)
+    else:
+        s.longs = 0
+        _learn_gap(s, gap)
+    s.rx = received
+    judged = s.gaps >= k.warm_gaps and (s.odd == 0.0 or s.gaps >= 32)
+    if not judged:
+        s.due = NEVER
+        if armed:
+            s.flags &= ~np.uint32(F_ARMED)
+            at = _emit(out, at, tag, ARMED, False, received, received, 0.0)
+        return at
+    wait = _threshold_ns(s, k)
+    s.due = received + np.int64(wait)
+    rhythmic = s.odd < ODD_SHARE
+    if rhythmic and not armed:
+        s.flags |= np.uint32(F_ARMED)
+        at = _emit(out, at, tag, ARMED, True, received, received, wait / 1e9)
+    elif armed and not rhythmic:
+        s.flags &= ~np.uint32(F_ARMED)
+        at = _emit(out, at, tag, ARMED, False, received, received, 0.0)
+    return at
+
+
+@numba.njit(**JIT)
+def _flat_score(s: Any) -> float:
+    """-ln of the chance of a healthy run this long; 0 where the tag is not one that can be judged."""
+    if s.moves < 16 or s.downs < 0.1 or s.downs > 0.9 or s.value == 0.0 or s.run <= 4.0 * s.longest_run:
+        return 0.0
+    upper = (s.repeats + 2.0 * np.sqrt(s.repeats + 1.0) + 1.0) / s.samples
+    if upper >= 1.0:
+        return 0.0
+    return float(-np.log(upper) * s.run)
+
+
+@numba.njit(**JIT)
+def _value(s: Any, tag: int, time: int, value: float, received: int, k: Any, out: Any, at: int) -> int:
+    """Fold one good value into the repeat statistics; the new length of `out`."""
+    if s.time == UNSEEN:
+        s.time = time
+        s.value = value
+        s.moved = received
+        return at
+    if time <= s.time:
+        # A duplicate or a late sample says nothing about whether the value moves.
+        return at
+    s.time = time
+    if value == s.value:
+        s.run += 1
+        if s.run >= k.flat_run and not s.flags & F_FLAT and received - s.moved >= k.flat_ns:
+            score = _flat_score(s)
+            if score > k.log_odds:
+                s.flags |= np.uint32(F_FLAT)
+                at = _emit(out, at, tag, FLATLINE, True, s.moved, received, score)
+        return at
+    run = float(s.run)
+    if s.flags & F_FLAT:
+        s.flags &= ~np.uint32(F_FLAT)
+        at = _emit(out, at, tag, FLATLINE, False, s.moved, received, run)
+        # Were it this tag's nature after all, the next one has to be longer; a real fault is soon forgotten.
+        s.longest_run = max(s.longest_run, min(run, 4.0 * s.longest_run + 16.0))
+    else:
+        s.samples += run + 1.0
+        s.repeats += run
+        s.longest_run = max(run, s.longest_run * (1.0 - 1.0 / 2048.0))
+        if s.samples > 8192.0:
+            s.samples *= 0.5
+            s.repeats *= 0.5
+    s.moves = min(s.moves + 1, np.uint32(1 << 30))
+    s.downs += ((1.0 if value < s.value else 0.0) - s.downs) / min(float(s.moves), 64.0)
+    s.run = 0
+    s.value = value
+    s.moved = received
+    return at
+
+
+@numba.njit(**JIT)
+def update_kernel(
+    state: Any,
+    local: Any,
+    tag: Any,
+    time: Any,
+    value: Any,
+    quality: Any,
+    received: Any,
+    mute: Any,
+    knobs: Any,
+    out: Any,
+) -> int:
+    """Fold rows, in order of arrival, into `state`; returns how many changes were written to `out`.
+
+    `state`: STATE_DTYPE[tags]; `local`: index into it per row; `mute`: bool[256], quality codes that say that nothing
+    came from the device; `knobs`: KNOBS_DTYPE[1]; `out`: CHANGE_DTYPE with room for 5 entries a row.
+    """
+    n = 0
+    k = knobs[0]
+    for i in range(len(local)):
+        if mute[quality[i]]:
+            continue
+        s = state[local[i]]
+        n = _arrival(s, tag[i], received[i], k, out, n)
+        if quality[i] < 128 and value[i] == value[i]:
+            n = _value(s, tag[i], time[i], value[i], received[i], k, out, n)
+    return n
+
+
+@numba.njit(**JIT)
+def sweep_kernel(state: Any, shard: int, shards: int, now_ns: int, out: Any) -> int:
+    """Mark every tag that is overdue at `now_ns`; returns how many changes were written to `out`."""
+    n = 0
+    for i in range(len(state)):
+        s = state[i]
+        if s.due < now_ns and not s.flags & F_SILENT:
+            s.flags |= np.uint32(F_SILENT)
+            s.silent_ns = s.rx + np.int64(s.period)
+            n = _emit(out, n, i * shards + shard, SILENCE, True, s.silent_ns, s.due, (now_ns - s.rx) / s.period)
+            if n == len(out):
+                break
+    return n
+
+
+@numba.njit(**JIT)
+def excuse_kernel(state: Any, span_ns: int) -> None:
+    """Give every tag that is not silent yet `span_ns` longer: we were not listening for that long."""
+    for i in range(len(state)):
+        if state[i].due != NEVER and not state[i].flags & F_SILENT:
+            state[i].due += span_ns
+
+
+@numba.njit(**JIT)
+def conditions_kernel(state: Any, shard: int, shards: int, out: Any) -> int:
+    """Write what holds now (armed, silent, flat) as changes; returns how many. `out` has room for 3 a tag."""
+    n = 0
+    for i in range(len(state)):
+        s = state[i]
+        tag = i * shards + shard
+        if s.flags & F_ARMED:
+            n = _emit(out, n, tag, ARMED, True, s.rx, s.rx, max(0.0, (s.due - s.rx) / 1e9))
+        if s.flags & F_SILENT:
+            n = _emit(out, n, tag, SILENCE, True, s.silent_ns, s.due, 1.0)
+        if s.flags & F_FLAT:
+            n = _emit(out, n, tag, FLATLINE, True, s.moved, s.moved, 1.0)
+    return n

@@ -1,0 +1,242 @@
+"""`Monitor`: the health of one shard's tags, learnt from their own samples, without metadata.
+
+A thin class over the kernels in `kernel`: it grows the state, forgives our own stalls, and turns the state into bytes
+and back.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from iiot_dask.core.batch import Batch
+from iiot_dask.core.errors import ChecksumError, DataError, VersionError
+from iiot_dask.core.quality import Quality
+from iiot_dask.health import kernel
+from iiot_dask.health.kinds import CHANGE_DTYPE
+
+MAGIC = b"IIHM"
+VERSION = 1
+_HEADER = struct.Struct("<4sHHIIQqq")
+_CRC = struct.Struct("<I")
+
+ROWS_MAX = 1 << 28
+"""Most tags of one shard."""
+
+_MUTE = np.zeros(256, np.bool_)
+_MUTE[
+    [
+        Quality.UNCERTAIN_NO_COMMUNICATION,
+        Quality.UNCERTAIN_LAST_USABLE,
+        Quality.BAD_NOT_CONNECTED,
+        Quality.BAD_LAST_KNOWN,
+        Quality.BAD_COMMUNICATION,
+        Quality.BAD_WAITING,
+        Quality.BAD_NO_VALUE,
+        Quality.BAD_GATEWAY_PATH,
+        Quality.BAD_GATEWAY_TARGET,
+        Quality.BAD_STALE,
+    ]
+] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Knobs:
+    """What may be tuned; the defaults are for live use.
+
+    Parameters
+    ----------
+    log_odds
+        -ln of the accepted chance of a false alarm per decision; 27.6 is 1e-12.
+    floor_ns
+        No tag is silent before this long, ns, however fast it is: covers network and scheduling hiccups.
+    burst_ns
+        Arrivals closer than this are one, ns.
+    flat_ns, flat_run
+        A flat run lasts at least this long, ns, and has at least so many repeats.
+    warm_gaps
+        Gaps seen before silence is judged.
+    stall_ns, grace_ns
+        When the whole shard was quiet longer than `stall_ns` but shorter than `grace_ns`, it is taken for a stall of
+        our own and excused; from `grace_ns` on it is believed. Equal values switch this off (offline use).
+    restart_ns
+        Extra time for everyone after our own restart, ns: adapters must connect first.
+    """
+
+    log_odds: float = 27.6
+    floor_ns: int = 5_000_000_000
+    burst_ns: int = 5_000_000
+    flat_ns: int = 3_000_000_000
+    flat_run: int = 10
+    warm_gaps: int = 12
+    stall_ns: int = 2_000_000_000
+    grace_ns: int = 10_000_000_000
+    restart_ns: int = 20_000_000_000
+
+    @classmethod
+    def offline(cls) -> Self:
+        """Knobs for recorded data, where time stamps are the truth: no stalls of ours, a floor of 1 s."""
+        return cls(floor_ns=1_000_000_000, stall_ns=0, grace_ns=0, restart_ns=0)
+
+
+def _record(knobs: Knobs) -> npt.NDArray[np.void]:
+    out = np.zeros(1, kernel.KNOBS_DTYPE)
+    for name in kernel.KNOBS_DTYPE.names or ():
+        out[name] = getattr(knobs, name)
+    return out
+
+
+def _fresh(rows: int) -> npt.NDArray[np.void]:
+    out = np.zeros(rows, kernel.STATE_DTYPE)
+    out["rx"] = out["time"] = kernel.UNSEEN
+    out["due"] = kernel.NEVER
+    return out
+
+
+@dataclass(slots=True)
+class Monitor:
+    """Health of the tags with ``tag % shards == shard``; 104 bytes a tag, grown as tags appear.
+
+    Parameters
+    ----------
+    shard, shards
+        Which tags; the state's index is ``tag // shards``.
+    knobs
+        What may be tuned.
+
+    Notes
+    -----
+    Not thread-safe. The same samples give the same changes, whatever the batches they come in (as long as `now_ns` does
+    not run ahead of samples that are still to come by more than a tag's threshold).
+
+    Examples
+    --------
+    A tag at 1 s is armed after 12 gaps; it stops at 40 s, and is silent some seconds later.
+
+    >>> s = 1_000_000_000
+    >>> monitor = Monitor(0, 1)
+    >>> batch = Batch.of(tag=[0] * 41, time=np.arange(41) * s, value=np.arange(41) % 7, received=np.arange(41) * s)
+    >>> [(int(c["kind"]), bool(c["active"])) for c in monitor.update(batch, 40 * s)]
+    [(0, True)]
+    >>> [(int(c["kind"]), int(c["start_ns"]) // s, int(c["detected_ns"]) // s) for c in monitor.sweep(60 * s)]
+    [(1, 41, 48)]
+    """
+
+    shard: int
+    shards: int
+    knobs: Knobs = field(default_factory=Knobs)
+    state: npt.NDArray[np.void] = field(default_factory=lambda: _fresh(0))
+    rows: int = 0
+    """Tags in use: highest local index + 1."""
+    heard_ns: int = kernel.UNSEEN
+    """Newest receive time of any tag, ns; `kernel.UNSEEN` at first."""
+    excused_ns: int = 0
+    """Stall time forgiven so far, ns."""
+
+    def update(self, batch: Batch, now_ns: int) -> npt.NDArray[np.void]:
+        """Fold a batch in (rows of one tag in order of arrival) and sweep; the changes, CHANGE_DTYPE.
+
+        `now_ns` is how far the *stream* is: the newest receive time while there is a backlog, the wall clock when
+        caught up; so a backlog of our own never looks like silence.
+        """
+        found = np.empty(0, CHANGE_DTYPE)
+        if len(batch):
+            received = batch.received
+            self._forgive(int(received.min()))
+            local = (batch.tag // np.uint32(self.shards)).astype(np.int64)
+            self._room(int(local.max()) + 1)
+            out = np.empty(5 * len(batch), CHANGE_DTYPE)
+            n = kernel.update_kernel(
+                self.state, local, batch.tag, batch.time, batch.value, batch.quality, received, _MUTE,
+                _record(self.knobs), out,
+            )  # fmt: skip
+            found = out[:n].copy()
+            self.heard_ns = max(self.heard_ns, int(received.max()))
+        overdue = self.sweep(now_ns)
+        return np.concatenate([found, overdue]) if len(overdue) else found
+
+    def sweep(self, now_ns: int) -> npt.NDArray[np.void]:
+        """The tags that fell silent by `now_ns`, CHANGE_DTYPE; none while the whole shard may only be stalled."""
+        if not self.rows or self.knobs.stall_ns < now_ns - self.heard_ns < self.knobs.grace_ns:
+            return np.empty(0, CHANGE_DTYPE)
+        parts = []
+        out = np.empty(4096, CHANGE_DTYPE)
+        while True:
+            n = kernel.sweep_kernel(self.state[: self.rows], self.shard, self.shards, now_ns, out)
+            if n:
+                parts.append(out[:n].copy())
+            if n < len(out):
+                break
+        return np.concatenate(parts) if parts else out[:0]
+
+    def conditions(self) -> npt.NDArray[np.void]:
+        """What holds now (armed, silent, flat) as changes: tells a new incident engine where things stand."""
+        out = np.empty(3 * self.rows, CHANGE_DTYPE)
+        n = kernel.conditions_kernel(self.state[: self.rows], self.shard, self.shards, out)
+        return out[:n].copy()
+
+    def resume(self, now_ns: int) -> None:
+        """Tell the monitor that this program began to listen at `now_ns`: what came before was not missed by a tag.
+
+        Does nothing when something was heard since, so it is safe to call on every restored state.
+        """
+        if self.heard_ns != kernel.UNSEEN and self.heard_ns < now_ns:
+            self._excuse(now_ns - self.heard_ns + self.knobs.restart_ns)
+            self.heard_ns = now_ns
+
+    def _forgive(self, first_ns: int) -> None:
+        if self.heard_ns != kernel.UNSEEN and self.knobs.stall_ns < first_ns - self.heard_ns < self.knobs.grace_ns:
+            self._excuse(first_ns - self.heard_ns)
+
+    def _excuse(self, span_ns: int) -> None:
+        kernel.excuse_kernel(self.state[: self.rows], span_ns)
+        self.excused_ns += span_ns
+
+    def _room(self, rows: int) -> None:
+        if rows > ROWS_MAX:
+            msg = f"tag index {rows - 1} in shard {self.shard} of {self.shards}; at most {ROWS_MAX} tags a shard"
+            raise DataError(msg)
+        if rows > len(self.state):
+            grown = _fresh(max(rows, 2 * len(self.state), 64))
+            grown[: self.rows] = self.state[: self.rows]
+            self.state = grown
+        self.rows = max(self.rows, rows)
+
+    def to_bytes(self) -> bytes:
+        """The state, versioned and checksummed; no pickle. Knobs are not part of it."""
+        head = _HEADER.pack(
+            MAGIC, VERSION, kernel.STATE_DTYPE.itemsize, self.shard, self.shards, self.rows, self.heard_ns,
+            self.excused_ns,
+        )  # fmt: skip
+        body = head + self.state[: self.rows].tobytes()
+        return body + _CRC.pack(zlib.crc32(body))
+
+    @classmethod
+    def from_bytes(cls, payload: bytes, knobs: Knobs | None = None) -> Self:
+        """The monitor that `to_bytes` wrote.
+
+        Raises
+        ------
+        ChecksumError
+            If bytes are missing or changed.
+        VersionError
+            If a newer program wrote them.
+        """
+        if len(payload) < _HEADER.size + _CRC.size or payload[:4] != MAGIC:
+            msg = f"{len(payload)} bytes are no health state (they begin with {payload[:4]!r}, expected {MAGIC!r})"
+            raise ChecksumError(msg)
+        body = memoryview(payload)[: -_CRC.size]
+        _, version, item, shard, shards, rows, heard, excused = _HEADER.unpack_from(body)
+        if zlib.crc32(body) != _CRC.unpack_from(payload, len(body))[0]:
+            msg = f"health state of {len(payload)} bytes fails its CRC-32: damaged since it was written"
+            raise ChecksumError(msg)
+        if version != VERSION or item != kernel.STATE_DTYPE.itemsize:
+            msg = f"health state has version {version} with {item} bytes a tag; this program reads version {VERSION}"
+            raise VersionError(msg)
+        state = np.frombuffer(body, kernel.STATE_DTYPE, count=rows, offset=_HEADER.size).copy()
+        return cls(shard, shards, knobs or Knobs(), state, rows, heard, excused)
