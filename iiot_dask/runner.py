@@ -76,10 +76,10 @@ def run_plant(path: Path, duration: str | None, *, dashboard: bool, console: Con
     InUseError
         If the data directory or the dashboard's port is in use.
     """
+    plant = load(path)
     from iiot_dask.pipeline import Pipeline
     from iiot_dask.show import live_status
 
-    plant = load(path)
     seconds = None if duration is None else span_ns(duration) / 1e9
     with interrupts() as stop:
         pipeline = Pipeline(plant)
@@ -154,9 +154,9 @@ def check_plant(path: Path) -> list[dict[str, Any]]:
     ConfigError
         If the file is wrong.
     """
+    plant = load(path)
     from iiot_dask.adapter.host import check_adapter
 
-    plant = load(path)
     rows = []
     for adapter in plant.config.adapters:
         problems = check_adapter(plant, adapter)

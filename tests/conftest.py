@@ -1,11 +1,15 @@
 """Shared by every test: services that are not Python packages, and where screenshots go."""
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+IIOT = [sys.executable, "-m", "iiot_dask"]
 REQUIRED = os.environ.get("IIOT_REQUIRE_SERVICES") == "1"
 
 
@@ -26,3 +30,13 @@ def artifacts() -> Path:
     path = Path(__file__).parents[1] / "artifacts"
     path.mkdir(exist_ok=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory):
+    """One whole demo as a user runs it, shared by every test that looks at what it left: (summary, working directory)."""
+    home = tmp_path_factory.mktemp("demo")
+    command = [*IIOT, "demo", "--duration", "40s", "--no-dashboard", "--json"]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=240, check=False)
+    assert done.stdout, f"exit {done.returncode}: {done.stderr[-2000:]}"
+    return json.loads(done.stdout), home
