@@ -30,7 +30,8 @@ from iiot_dask.reckoning import match_faults, reckon
 from iiot_dask.runner import interrupts, quiet_logs
 from iiot_dask.show import live_status
 from iiot_dask.sim.factory import Factory
-from iiot_dask.sim.process import FactoryProcess, Truth
+from iiot_dask.sim.ledger import Truth
+from iiot_dask.sim.process import FactoryProcess
 
 READY_S = 60.0
 """Longest wait for every adapter to be connected, seconds."""
@@ -162,7 +163,7 @@ def run_demo(options: DemoOptions, console: Console) -> Summary:
         truth = process.stop()
         if latest.state == "failed":
             pipeline.failure = pipeline.failure or "the engine failed"
-    return _summary(options, data, pipeline, truth, watch, url)
+    return _summary(options, data, pipeline, truth, process.broker, watch, url)
 
 
 def _prepare(data: Path) -> Path:
@@ -248,23 +249,23 @@ def _await_quiet(pipeline: Pipeline, look: Callable[[], None]) -> None:
 
 
 def _summary(
-    options: DemoOptions, data: Path, pipeline: Pipeline, truth: Truth, watch: Watch, url: str | None
+    options: DemoOptions, data: Path, pipeline: Pipeline, truth: Truth, broker: str, watch: Watch, url: str | None
 ) -> Summary:
     from iiot_dask.history import History
 
     with History(str(data / "history")) as history:
         history.compact()
-        stored = history.scan("*").select("tag", "time", "value").collect()
+        stored = history.scan("*").collect()
         info = history.info().document()
     incidents = _incident_rows(pipeline)
-    faults, unexplained = match_faults(truth.faults, incidents)
+    faults, unexplained = match_faults(truth.info["faults"], incidents)
     last = pipeline.last_snapshot
     return Summary(
         data=str(options.data),
-        duration_s=round(truth.duration_s, 1),
-        broker=truth.broker,
+        duration_s=round((truth.info["stop_ns"] - truth.info["start_ns"]) / 1e9, 1),
+        broker=broker,
         tags=options.tags,
-        protocols=reckon(truth, stored),
+        protocols=reckon(truth.samples, stored),
         faults=faults,
         incidents=incidents,
         unexplained=unexplained,

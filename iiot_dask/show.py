@@ -94,9 +94,9 @@ def demo_text(summary: Summary) -> str:
     """What a demo stored and found."""
     protocols = _table(
         "What was sent, and what history holds",
-        ["protocol", "sent", "stored", "missing", "unexpected", "duplicates"],
+        ["protocol", "sent", "stored", "missing", "unexpected", "duplicates", "bad quality"],
         [
-            [name, f"{p['sent']:,}", f"{p['stored']:,}", p["missing"], p["unexpected"], p["duplicates"]]
+            [name, f"{p['sent']:,}", f"{p['stored']:,}", p["missing"], p["unexpected"], p["duplicates"], p["bad"]]
             for name, p in summary.protocols.items()
         ],
     )

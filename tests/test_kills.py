@@ -126,7 +126,7 @@ def judged(process, engine, folder):
     with iiot.History(str(folder / "data" / "history")) as history:
         stored = history.scan("*").collect()
         assert not history.verify().damaged
-    return reckon(truth, stored), stored
+    return reckon(truth.samples, stored), stored
 
 
 def nothing_doubled_or_invented(counts):
