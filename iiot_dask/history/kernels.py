@@ -1,0 +1,289 @@
+"""Numba kernels over rows of samples: runs, statistics, ordering, cutting, window sums. Free functions, arrays in and out.
+
+"Sorted" means by tag, then time. A *segment* is a half-open range of rows given by bounds: ``bounds[i]:bounds[i + 1]``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+JIT = {"cache": True, "nogil": True, "fastmath": False}
+
+
+@numba.njit(**JIT)
+def scatter_kernel(
+    tag: Any,
+    time: Any,
+    value: Any,
+    quality: Any,
+    at: Any,
+    out_tag: Any,
+    out_time: Any,
+    out_value: Any,
+    out_quality: Any,
+) -> bool:
+    """Group rows by tag, keeping their order; True when times rise strictly within every tag.
+
+    `tag`: int64 in 0..len(at)-2; `at`: int64 zeros, one longer than there are tags; on return ``at[t]:at[t + 1]`` are the
+    rows of tag t in the outputs.
+    """
+    n = len(tag)
+    for i in range(n):
+        at[tag[i] + 1] += 1
+    for t in range(len(at) - 1):
+        at[t + 1] += at[t]
+    place = at[:-1].copy()
+    rising = True
+    for i in range(n):
+        t = tag[i]
+        p = place[t]
+        place[t] = p + 1
+        out_tag[p] = t
+        out_time[p] = time[i]
+        out_value[p] = value[i]
+        out_quality[p] = quality[i]
+        if p > at[t] and out_time[p - 1] >= time[i]:
+            rising = False
+    return rising
+
+
+@numba.njit(**JIT)
+def settle_kernel(tag: Any, time: Any, value: Any, quality: Any, at: Any) -> int:
+    """Sort each tag's rows by time and keep the last written of equal times, in place; returns how many rows stay.
+
+    Rows come grouped by tag (``at`` bounds) in the order written. Rows that stay are moved to the front.
+    """
+    out = 0
+    for t in range(len(at) - 1):
+        a, b = at[t], at[t + 1]
+        rising = True
+        for i in range(a + 1, b):
+            if time[i] <= time[i - 1]:
+                rising = False
+                break
+        if rising:
+            if out != a:
+                for i in range(a, b):
+                    tag[out + i - a] = t
+                    time[out + i - a] = time[i]
+                    value[out + i - a] = value[i]
+                    quality[out + i - a] = quality[i]
+            out += b - a
+            continue
+        # Stable, so that of equal times the last written comes last.
+        order = np.argsort(time[a:b], kind="mergesort")
+        times = time[a:b][order]
+        values = value[a:b][order]
+        qualities = quality[a:b][order]
+        for i in range(b - a):
+            if i + 1 < b - a and times[i + 1] == times[i]:
+                continue
+            tag[out] = t
+            time[out] = times[i]
+            value[out] = values[i]
+            quality[out] = qualities[i]
+            out += 1
+    return out
+
+
+@numba.njit(**JIT)
+def bounds_kernel(tag: Any, out: Any) -> int:
+    """Starts of the runs of equal tags, then the number of rows; returns how many runs. `out`: int64[rows + 1]."""
+    n = 0
+    for i in range(len(tag)):
+        if i == 0 or tag[i] != tag[i - 1]:
+            out[n] = i
+            n += 1
+    out[n] = len(tag)
+    return n
+
+
+@numba.njit(**JIT)
+def stats_kernel(time: Any, value: Any, quality: Any, bounds: Any, good: Any, stats: Any, times: Any) -> None:
+    """Statistics of each segment over rows that are not bad and not NaN.
+
+    `good`: int64[s]; `stats`: float64[s, 5] = min, max, sum, first, last (NaN when none is good); `times`: int64[s, 2] =
+    time of first and last (0 when none). Sums are compensated (Neumaier, ZAMM 54, 1974) so that they do not depend on how
+    long a segment is.
+    """
+    for s in range(len(good)):
+        low, high, total, carry = np.inf, -np.inf, 0.0, 0.0
+        first, last = np.nan, np.nan
+        first_ns, last_ns, n = 0, 0, 0
+        for i in range(bounds[s], bounds[s + 1]):
+            v = value[i]
+            if quality[i] >= 128 or v != v:
+                continue
+            if n == 0 or time[i] < first_ns:
+                first, first_ns = v, time[i]
+            if n == 0 or time[i] >= last_ns:
+                last, last_ns = v, time[i]
+            n += 1
+            low, high = min(low, v), max(high, v)
+            added = total + v
+            if abs(total) >= abs(v):
+                carry += (total - added) + v
+            else:
+                carry += (v - added) + total
+            total = added
+        good[s] = n
+        stats[s, 0] = low if n else np.nan
+        stats[s, 1] = high if n else np.nan
+        # An infinite value makes the carry NaN; the plain total is then the right answer (and NaN in one bit pattern).
+        if carry == carry:
+            total += carry
+        stats[s, 2] = total if n and total == total else np.nan
+        stats[s, 3], stats[s, 4] = first, last
+        times[s, 0], times[s, 1] = first_ns, last_ns
+
+
+@numba.njit(**JIT)
+def cut_kernel(time: Any, bounds: Any, unit: Any, low: int, high: int, out: Any) -> int:
+    """Cut each segment (one tag, sorted) into chunks aligned to multiples of `unit[s]` ns; returns how many.
+
+    A chunk ends where a new unit begins, unless it has fewer than `low` rows; no chunk has more than `high` rows, and an
+    overfull unit is cut evenly. `out`: int64[rows + 1], the bounds of the chunks (segment starts are always bounds).
+    """
+    n = 0
+    for s in range(len(bounds) - 1):
+        a, b = bounds[s], bounds[s + 1]
+        start = a
+        while start < b:
+            stop = start
+            # Take whole units until there is enough.
+            while stop < b:
+                cell = time[stop] // unit[s]
+                i = stop
+                while i < b and time[i] // unit[s] == cell:
+                    i += 1
+                if stop > start and i - start > high:
+                    break
+                stop = i
+                if stop - start >= low:
+                    break
+            parts = (stop - start + high - 1) // high
+            size = (stop - start + parts - 1) // parts
+            for p in range(parts):
+                out[n] = start + p * size
+                n += 1
+            start = stop
+    out[n] = bounds[-1]
+    return n
+
+
+@numba.njit(**JIT)
+def window_kernel(tag: Any, time: Any, every_ns: int, out: Any) -> int:
+    """Bounds of runs of equal (tag, window) over sorted rows; returns how many. `out`: int64[rows + 1]."""
+    n = 0
+    for i in range(len(tag)):
+        if i == 0 or tag[i] != tag[i - 1] or time[i] // every_ns != time[i - 1] // every_ns:
+            out[n] = i
+            n += 1
+    out[n] = len(tag)
+    return n
+
+
+@numba.njit(**JIT)
+def in_set_kernel(low: Any, high: Any, wanted: Any, out: Any) -> None:
+    """``out[i]``: does ``low[i]..high[i]`` hold one of `wanted` (sorted)?"""
+    for i in range(len(low)):
+        p = np.searchsorted(wanted, low[i])
+        out[i] = p < len(wanted) and wanted[p] <= high[i]
+
+
+@numba.njit(**JIT)
+def overlap_kernel(
+    tag: Any, start: Any, end: Any, block_low: Any, block_high: Any, block_start: Any, block_end: Any, out: Any
+) -> None:
+    """Mark chunks (sorted by tag, start; ranges inclusive) that overlap another of their tag, or a block that may hold it."""
+    n = len(tag)
+    furthest, owner = 0, 0
+    for i in range(n):
+        if i > 0 and tag[i] == tag[i - 1]:
+            if start[i] <= furthest:
+                out[i] = True
+                out[owner] = True
+            if end[i] > furthest:
+                furthest, owner = end[i], i
+        else:
+            furthest, owner = end[i], i
+    if not len(block_low):
+        return
+    # Most chunks are older than every block: the union of the blocks' times answers for them without a look at tags.
+    order = np.argsort(block_start)
+    starts, reach = block_start[order], np.empty(len(order), np.int64)
+    for j in range(len(order)):
+        e = block_end[order[j]]
+        reach[j] = e if j == 0 else max(e, reach[j - 1])
+    for i in range(n):
+        if out[i]:
+            continue
+        stop = np.searchsorted(starts, end[i], side="right")
+        first = np.searchsorted(reach[:stop], start[i])
+        for j in range(first, stop):
+            k = order[j]
+            if block_low[k] <= tag[i] <= block_high[k] and block_end[k] >= start[i]:
+                out[i] = True
+                break
+
+
+def group(
+    tag: npt.NDArray[np.int64],
+    time: npt.NDArray[np.int64],
+    value: npt.NDArray[np.float64],
+    quality: npt.NDArray[np.uint8],
+    tags: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+    """Rows sorted by tag then time, one row a (tag, time): of equal ones the last in the input stays.
+
+    Parameters
+    ----------
+    tag
+        int64, in ``0 .. tags - 1`` (positions in the caller's list of tags).
+    time, value, quality
+        int64 ns, float64, uint8, same length, in the order written.
+    tags
+        Number of tags.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> t, ns, v, q = group(np.array([1, 0, 1, 1]), np.array([5, 9, 4, 5]), np.array([1.0, 2, 3, 4]), np.zeros(4, np.uint8), 2)
+    >>> t.tolist(), ns.tolist(), v.tolist()
+    ([0, 1, 1], [9, 4, 5], [2.0, 3.0, 4.0])
+    """
+    n = len(tag)
+    out = np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.float64), np.empty(n, np.uint8)
+    at = np.zeros(tags + 1, np.int64)
+    if scatter_kernel(tag, time, value, quality, at, *out):
+        return out
+    kept = settle_kernel(*out, at)
+    return out[0][:kept], out[1][:kept], out[2][:kept], out[3][:kept]
+
+
+def bounds_of(tag: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Bounds of the runs of equal tags: int64, one longer than there are runs."""
+    out = np.empty(len(tag) + 1, np.int64)
+    n = bounds_kernel(tag, out)
+    return out[: n + 1]
+
+
+def statistics(
+    time: npt.NDArray[np.int64],
+    value: npt.NDArray[np.float64],
+    quality: npt.NDArray[np.uint8],
+    bounds: npt.NDArray[np.int64],
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Statistics of each segment: count, good (int64), min, max, sum, first, last (float64), first_ns, last_ns (int64)."""
+    n = len(bounds) - 1
+    good, stats, times = np.empty(n, np.int64), np.empty((n, 5)), np.empty((n, 2), np.int64)
+    stats_kernel(time, value, quality, bounds, good, stats, times)
+    out: dict[str, npt.NDArray[np.generic]] = {"count": np.diff(bounds), "good": good}
+    for i, name in enumerate(("min", "max", "sum", "first", "last")):
+        out[name] = np.ascontiguousarray(stats[:, i])
+    out["first_ns"], out["last_ns"] = np.ascontiguousarray(times[:, 0]), np.ascontiguousarray(times[:, 1])
+    return out
