@@ -11,7 +11,7 @@ import numpy as np
 from iiot_dask.core.errors import ConfigError
 from iiot_dask.core.quality import Quality
 from iiot_dask.core.times import SpanLike, TimeLike, span_ns, time_ns
-from iiot_dask.sim.factory import MS, OWN_ENDPOINT, SECOND_NS, Factory
+from iiot_dask.sim.factory import MS, OWN_ENDPOINT, PROTOCOLS, Factory
 from iiot_dask.sim.signal import mix, uniform
 
 if TYPE_CHECKING:
@@ -120,9 +120,11 @@ def _samples(plant: Factory, length_ns: int, start_ns: int, latency_ns: int) -> 
             inside = (t_ns >= fault.start_s * 1e9) & (t_ns < fault.end_s * 1e9)
             silent |= inside & (tag >= own.start) & (tag < own.stop)
     tag, t_ns, value = tag[~silent], t_ns[~silent], value[~silent]
-    # Polled devices are asked on a beat and have no clock: their time is when the answer came.
     draw = uniform(mix(mix(tag.astype(np.uint64) ^ np.uint64(plant.seed & 0xFFFFFFFF)) ^ t_ns.astype(np.uint64)))
     received = t_ns + (-np.log1p(-draw) * latency_ns).astype(np.int64)
+    # Polled devices have no clock: the time of their samples is when the answer came.
+    polled = plant.protocol[plant.device_of[tag]] == PROTOCOLS.index("modbus")
+    t_ns = np.where(polled, received, t_ns)
     order = np.argsort(received, kind="stable")
     moment = pl.Datetime("ns", "UTC")
     frame = pl.DataFrame(
@@ -188,6 +190,3 @@ def topology(plant: Factory) -> pl.DataFrame:
     return pl.DataFrame(
         {"node": list(parents), "parent": list(parents.values())}, schema={"node": pl.String, "parent": pl.String}
     )
-
-
-__all__ = ["SCENARIOS", "SECOND_NS", "Scenario", "scenario", "topology"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -55,32 +56,24 @@ class Shifts:
         """Length of one shift, seconds."""
         return self.day_s / len(self.levels)
 
-    def _knots(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        starts = np.arange(len(self.levels)) * self.shift_s
-        x = np.column_stack([starts, starts + self.ramp * self.shift_s]).ravel()
-        levels = np.array(self.levels)
-        y = np.column_stack([np.roll(levels, 1), levels]).ravel()
-        return np.append(x, self.day_s), np.append(y, levels[-1])
-
     def number(self, t_s: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """Which shift it is, counted from the first (which is 0), for times in seconds of any shape."""
         return np.floor(t_s / self.shift_s).astype(np.int64)
 
     def activity(self, t_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Activity 0..1 at times in seconds; any shape, same shape out."""
-        x, y = self._knots()
+        x, y, _ = _knots(self)
         return np.interp(np.mod(t_s, self.day_s), x, y)
 
     def work(self, t_s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Integral of the activity from 0 to each time, in seconds of full activity; exact, times >= 0.
+        """Integral of the activity from 0 to each time, in seconds of full activity; exact, negative before 0.
 
         Examples
         --------
         >>> Shifts(day_s=60.0, levels=(0.5,)).work(np.array([0.0, 1.0, 90.0])).tolist()
         [0.0, 0.5, 45.0]
         """
-        x, y = self._knots()
-        area = np.concatenate([[0.0], np.cumsum(np.diff(x) * (y[1:] + y[:-1]) / 2)])
+        x, y, area = _knots(self)
         days, rest = np.divmod(t_s, self.day_s)
         at = np.clip(np.searchsorted(x, rest, side="right") - 1, 0, len(x) - 2)
         dx = rest - x[at]
@@ -88,3 +81,16 @@ class Shifts:
         slope = np.divide(y[at + 1] - y[at], width, out=np.zeros_like(width), where=width > 0)
         out: npt.NDArray[np.float64] = days * area[-1] + area[at] + y[at] * dx + slope * dx * dx / 2
         return out
+
+
+Knots = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+@lru_cache(maxsize=64)
+def _knots(shifts: Shifts) -> Knots:
+    """Times in seconds, activity there, integral up to there."""
+    starts = np.arange(len(shifts.levels)) * shifts.shift_s
+    levels = np.array(shifts.levels)
+    x = np.append(np.column_stack([starts, starts + shifts.ramp * shifts.shift_s]).ravel(), shifts.day_s)
+    y = np.append(np.column_stack([np.roll(levels, 1), levels]).ravel(), levels[-1])
+    return x, y, np.concatenate([[0.0], np.cumsum(np.diff(x) * (y[1:] + y[:-1]) / 2)])

@@ -24,6 +24,7 @@ class Kind:
     """One kind of sensor; `base`, `gain`, `sway` and `noise` in `unit`.
 
     An analog value is ``base + gain * activity + sway * sin + noise``, rounded to `decimals` (the converter's resolution).
+    `lag` is the part of a day over which activity is averaged first: heat and pressure follow slowly.
     """
 
     name: str
@@ -34,13 +35,14 @@ class Kind:
     sway: float = 0.0
     noise: float = 0.0
     decimals: int = 0
+    lag: float = 0.0
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind("temperature", "degC", "analog", 55.0, 18.0, 4.0, 0.16, 1),
-    Kind("oil_temperature", "degC", "analog", 48.0, 9.0, 2.0, 0.13, 1),
-    Kind("pressure", "bar", "analog", 6.2, 1.1, 0.3, 0.014, 2),
-    Kind("inlet_pressure", "bar", "analog", 3.1, 0.4, 0.2, 0.012, 2),
+    Kind("temperature", "degC", "analog", 55.0, 18.0, 4.0, 0.16, 1, 0.15),
+    Kind("oil_temperature", "degC", "analog", 48.0, 9.0, 2.0, 0.13, 1, 0.2),
+    Kind("pressure", "bar", "analog", 6.2, 1.1, 0.3, 0.014, 2, 0.05),
+    Kind("inlet_pressure", "bar", "analog", 3.1, 0.4, 0.2, 0.012, 2, 0.05),
     Kind("flow", "l/min", "analog", 12.0, 60.0, 3.0, 0.25, 1),
     Kind("coolant_flow", "l/min", "analog", 20.0, 15.0, 2.0, 0.2, 1),
     Kind("rpm", "1/min", "analog", 250.0, 1250.0, 40.0, 3.0, 0),
@@ -120,7 +122,8 @@ class Signals:
         self.gain: Floats = gain * (0.8 + 0.4 * draw[1])
         self.sway: Floats = sway * (0.5 + draw[2])
         self.noise: Floats = noise
-        self.turn_s: Floats = shifts.day_s * (0.11 + 0.31 * draw[2])
+        self.turn_s: Floats = shifts.day_s * (0.35 + 0.65 * draw[2])
+        self.lag_s: Floats = np.array([k.lag for k in KINDS])[kind] * shifts.day_s
         self.phase = draw[3]
         self.scale: Floats = 10.0 ** np.array([k.decimals for k in KINDS])[kind]
         self.shape = np.array([_SHAPES.index(k.shape) for k in KINDS])[kind]
@@ -130,7 +133,7 @@ class Signals:
         t_s: Floats = t_ns.astype(np.float64) * 1e-9
         angle: Floats = t_s / self.turn_s[tag] + self.phase[tag]
         noise = normal(mix(self.key[tag] ^ mix(t_ns.astype(np.uint64))))
-        out = self.base[tag] + self.gain[tag] * self.shifts.activity(t_s)
+        out: Floats = self.base[tag] + self.gain[tag] * self._felt(t_s, self.lag_s[tag])
         out += self.sway[tag] * np.sin(2 * np.pi * angle) + self.noise[tag] * noise
         shape = self.shape[tag]
         for number, special in ((1, self._counter), (2, self._setpoint), (3, self._valve)):
@@ -140,6 +143,13 @@ class Signals:
         scale = self.scale[tag]
         rounded: Floats = np.rint(out * scale) / scale
         return rounded
+
+    def _felt(self, t_s: Floats, lag_s: Floats) -> Floats:
+        """Activity averaged over the last `lag_s` seconds."""
+        slow = lag_s > 0
+        out = self.shifts.activity(t_s)
+        out[slow] = (self.shifts.work(t_s[slow]) - self.shifts.work(t_s[slow] - lag_s[slow])) / lag_s[slow]
+        return out
 
     def _counter(self, tag: Ints, t_s: Floats, _angle: Floats) -> Floats:
         out: Floats = np.floor(self.base[tag] + self.gain[tag] * self.shifts.work(t_s))
@@ -151,7 +161,7 @@ class Signals:
         return out
 
     def _valve(self, _tag: Ints, _t_s: Floats, angle: Floats) -> Floats:
-        return (np.mod(3 * angle, 1.0) < 0.6).astype(np.float64)
+        return (np.mod(5 * angle, 1.0) < 0.6).astype(np.float64)
 
 
 def _word(seed: int) -> np.uint64:

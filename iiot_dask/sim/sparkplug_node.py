@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from iiot_dask.core import sparkplug_b as spb
 from iiot_dask.core.errors import DataError
-from iiot_dask.sim.factory import GROUP, NODE, PROTOCOLS, Factory
+from iiot_dask.sim.factory import GROUP, NODE, Factory
 from iiot_dask.sim.ledger import Ledger
 from iiot_dask.sim.mqtt_session import MqttSession
 from iiot_dask.sim.signal import KINDS
@@ -141,6 +141,3 @@ class SparkplugNode:
     def die(self) -> None:
         """NDEATH by hand, for a deliberate disconnect (the broker will not send the will then)."""
         self._session.publish(self._topic("NDEATH"), self._death(), 1)
-
-
-SPARKPLUG = PROTOCOLS.index("sparkplug")
