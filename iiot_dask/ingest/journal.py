@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
 import structlog
@@ -27,7 +28,7 @@ import structlog
 from iiot_dask.core.batch import Batch
 from iiot_dask.core.clock import Clock
 from iiot_dask.core.config import Journal as JournalConfig
-from iiot_dask.core.errors import CapacityError, ChecksumError, InUseError
+from iiot_dask.core.errors import CapacityError, InUseError
 from iiot_dask.core.metrics import Metrics
 from iiot_dask.ingest.recovery import Damaged, open_segments
 from iiot_dask.ingest.segment import (
@@ -427,7 +428,7 @@ class Journal:
             msg = f"journal {self.directory} lost {self._next - self._durable} records that were never acknowledged: {self._failed}"
             raise CapacityError(msg) from self._failed
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

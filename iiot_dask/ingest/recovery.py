@@ -14,7 +14,7 @@ from pathlib import Path
 
 import structlog
 
-from iiot_dask.core.errors import DataError, ChecksumError, SchemaError, VersionError
+from iiot_dask.core.errors import ChecksumError, DataError, VersionError
 from iiot_dask.core.metrics import Metrics
 from iiot_dask.ingest.segment import (
     HEAD,
@@ -30,7 +30,6 @@ from iiot_dask.ingest.segment import (
     pread,
     resync,
     sync_directory,
-    write_all,
 )
 
 COPIES_MAX = 64
@@ -56,7 +55,9 @@ class Damaged:
                 return
             self._seen.add(key)
         self.metrics.count("journal_damaged_total")
-        log.error("journal damage skipped", segment=segment.path.name, at=damage.at, stop=damage.stop, why=damage.reason)
+        log.error(
+            "journal damage skipped", segment=segment.path.name, at=damage.at, stop=damage.stop, why=damage.reason
+        )
         self.keep(segment.path, damage.at, damage.stop)
 
     def keep(self, path: Path, at: int, stop: int) -> None:

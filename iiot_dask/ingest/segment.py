@@ -1,8 +1,8 @@
-"""The bytes of one journal segment: a header, then framed records; and the file that holds them.
+r"""The bytes of one journal segment: a header, then framed records; and the file that holds them.
 
 Layout (little endian), version 1:
 
-- prefix, 24 bytes: magic ``IIOTJNL\\0``, version uint16, 0 uint16, header length uint32, CRC-32 of the header uint32,
+- prefix, 24 bytes: magic ``IIOTJNL\0``, version uint16, 0 uint16, header length uint32, CRC-32 of the header uint32,
   CRC-32 of the 20 bytes before. Every future version keeps these 24 bytes, so an old program can tell a newer file
   from a damaged one.
 - header: JSON object with ``identity`` (journal), ``first`` (offset of the first record), ``created_ns`` and
