@@ -48,6 +48,10 @@ class Info:
         """Plain data for JSON."""
         return asdict(self)
 
+    def document(self) -> dict[str, Any]:
+        """Plain data for JSON, as every report of a history has it."""
+        return self.as_dict()
+
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><td>{name}</td><td>{k.files:,}</td><td>{k.rows:,}</td><td>{k.bytes:,}</td><td>{k.bytes_per_sample:.3f}</td></tr>"
