@@ -11,7 +11,6 @@ from iiot_dask.core.errors import SchemaError
 from iiot_dask.core.times import TimeLike, time_ns
 from iiot_dask.health.incident import Incident
 from iiot_dask.health.incidents import Incidents, Rules
-from iiot_dask.health.kinds import CHANGE_DTYPE
 from iiot_dask.health.monitor import Knobs, Monitor
 from iiot_dask.health.store import incident_frame
 from iiot_dask.health.topology import Topology
@@ -70,10 +69,11 @@ def detect(
     monitor = Monitor(0, 1, knobs or Knobs.offline())
     received = batch.received
     end_ns = time_ns(until) if until is not None else int(received[-1]) if len(batch) else 0
-    parts = [np.empty(0, CHANGE_DTYPE)]
-    for at in range(0, len(batch), CHUNK_ROWS):
-        # `now` is never ahead of the data, so silence is found by the next arrival or by the last sweep.
-        parts.append(monitor.update(Batch(batch.data.slice(at, CHUNK_ROWS)), now_ns=int(received[at])))
+    # `now` is never ahead of the data, so silence is found by the next arrival or by the last sweep.
+    parts = [
+        monitor.update(Batch(batch.data.slice(at, CHUNK_ROWS)), now_ns=int(received[at]))
+        for at in range(0, len(batch), CHUNK_ROWS)
+    ]
     parts.append(monitor.sweep(end_ns))
     return incident_frame(replay(engine, np.concatenate(parts), end_ns))
 
@@ -91,7 +91,7 @@ def replay(engine: Incidents, changes: npt.NDArray[np.void], end_ns: int) -> lis
         _run_to(engine, moment, latest)
         if i < len(moments):
             engine.take(changes[bounds[i] : bounds[i + 1]], moment)
-            latest |= {one.id: one for one in engine.tick(moment)}
+            latest |= {one.incident: one for one in engine.tick(moment)}
     return [latest[k] for k in sorted(latest)]
 
 
@@ -99,7 +99,7 @@ def _run_to(engine: Incidents, moment: int, latest: dict[int, Incident]) -> None
     """Tick at every deadline up to `moment`."""
     done = -1
     while done < (due := engine.deadline()) <= moment:
-        latest |= {one.id: one for one in engine.tick(due)}
+        latest |= {one.incident: one for one in engine.tick(due)}
         done = due
 
 

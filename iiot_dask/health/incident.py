@@ -9,11 +9,11 @@ from iiot_dask.core.times import time_text
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """What happened to a tag or a topology node; a newer record with the same `id` replaces an older one.
+    """What happened to a tag or a topology node; a newer record with the same number replaces an older one.
 
     Parameters
     ----------
-    id
+    incident
         Unique within one plant, ascending in the order of detection.
     node
         A tag, or the topology node (or adapter) that explains the members.
@@ -28,7 +28,7 @@ class Incident:
     detail
         The evidence in one sentence.
     parent
-        Id of the incident this one turned out to be a part of; such rows are kept but not shown.
+        Number of the incident this one turned out to be a part of; such rows are kept but not shown.
 
     Examples
     --------
@@ -36,7 +36,7 @@ class Incident:
     #3 outage of s1/press/1 since 1970-01-01T00:00:00.000Z: 4 of 4 tags silent
     """
 
-    id: int
+    incident: int
     node: str
     kind: str
     start_ns: int
@@ -49,5 +49,5 @@ class Incident:
 
     def __str__(self) -> str:
         until = f" until {time_text(self.end_ns)}" if self.end_ns is not None else ""
-        text = f"#{self.id} {self.kind} of {self.node} since {time_text(self.start_ns)}{until}"
+        text = f"#{self.incident} {self.kind} of {self.node} since {time_text(self.start_ns)}{until}"
         return f"{text}: {self.detail}" if self.detail else text

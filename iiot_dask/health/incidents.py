@@ -93,7 +93,10 @@ class Incidents:
         Spans and shares.
     topology
         A tree made elsewhere; by default it grows from device paths given to `tags`.
-    first_id
+    restored
+        Incidents that were open when the program ended; they go on when the monitors confirm them (a monitor says what
+        holds after a restart), and end after `Rules.confirm_ns` when nothing does.
+    first
         Number of the first incident: one more than the store's highest.
 
     Notes
@@ -106,17 +109,25 @@ class Incidents:
     >>> engine = Incidents()
     >>> engine.tags([0], ["line/a/t"], ["line/a"])
     >>> engine.take(np.array([(0, Kind.FLATLINE, True, 5, 9, 30.0)], CHANGE_DTYPE), now_ns=9)
-    >>> [(i.id, i.kind, i.node, i.end_ns) for i in engine.tick(9)]
+    >>> [(i.incident, i.kind, i.node, i.end_ns) for i in engine.tick(9)]
     [(1, 'flatline', 'line/a/t', None)]
     """
 
-    def __init__(self, rules: Rules | None = None, *, topology: Topology | None = None, first_id: int = 1) -> None:
+    def __init__(
+        self,
+        rules: Rules | None = None,
+        *,
+        topology: Topology | None = None,
+        restored: Iterable[Incident] = (),
+        first: int = 1,
+    ) -> None:
         self.rules = rules or Rules()
         self.topology = topology or Topology()
         self._tally = Tally(self.topology, self.rules.share)
         self._ledger = Ledger(
-            self.topology, first_id=first_id, reopen_ns=self.rules.reopen_ns, open_max=self.rules.open_max
+            self.topology, first_id=first, reopen_ns=self.rules.reopen_ns, open_max=self.rules.open_max
         )
+        self._restored = [self._ledger.restore(one) for one in restored]
         self._silent: dict[int, _Silence] = {}
         self._pending: dict[int, None] = {}
         self._threshold_s: dict[int, float] = {}
@@ -141,11 +152,6 @@ class Incidents:
         self.topology.add(ids, names, devices, adapters)
         for tag in counted:
             self._tally.count(tag, judged=1, silent=+(tag in self._silent))
-
-    def restore(self, incidents: Iterable[Incident], now_ns: int) -> None:
-        """Continue incidents that were open when the program ended; then `take` the monitors' conditions."""
-        for one in incidents:
-            self._ledger.restore(one, now_ns + self.rules.confirm_ns)
 
     def take(self, changes: npt.NDArray[np.void], now_ns: int) -> None:  # noqa: ARG002 -- changes carry their own times
         """Fold in changes (CHANGE_DTYPE), oldest first per tag."""
@@ -178,6 +184,9 @@ class Incidents:
 
     def tick(self, now_ns: int) -> list[Incident]:
         """Judge what is due; the incidents that changed since the last call, oldest first."""
+        for live in self._restored:
+            live.confirm_ns = now_ns + self.rules.confirm_ns if not live.ill else NEVER
+        self._restored.clear()
         for name, down in list(self._devices.items()):
             if now_ns >= down.due_ns:
                 self._device_lost(name, down, now_ns)
@@ -205,6 +214,10 @@ class Incidents:
     def open(self) -> list[Incident]:
         """The incidents that last, oldest first."""
         return [self._ledger.record(x) for x in sorted(self._ledger.open.values(), key=lambda x: x.id)]
+
+    def all(self) -> list[Incident]:
+        """The incidents that last and the newest that ended (`ledger.ENDED_MAX`), oldest first."""
+        return self._ledger.all()
 
     # -- silence ------------------------------------------------------------------------------------------------
 
@@ -371,7 +384,7 @@ class Incidents:
         if self._covered(cause):
             return
         roots = self._roots(adapter)
-        outages = [self._outage_above(root) for root in roots]
+        outages = [self._outage_above(root) for root in roots] or self._at_the_time(down.since_ns)
         if outages and all(live is not None for live in outages):
             # Already explained from the plant's side, device by device: the session adds nothing.
             for live in outages:
@@ -387,6 +400,11 @@ class Incidents:
         live.add(cause)
         for root in roots:
             self._take_in(live, self.topology.below(root), now_ns)
+
+    def _at_the_time(self, since_ns: int) -> list[Live | None]:
+        """Outages that began when a session of unknown devices was lost: most likely the same cause."""
+        near = self.rules.adapter_grace_ns
+        return [x for x in self._ledger.open.values() if x.kind == "outage" and abs(x.start_ns - since_ns) <= near]
 
     def _outage_above(self, node: int) -> Live | None:
         """The outage that covers this node: of itself, of a node above, or of the only branch below."""

@@ -53,9 +53,11 @@ STATE_DTYPE = np.dtype(
         ("longest_run", "<f4"),
         ("longs", "<u4"),  # silences in a row
         ("flags", "<u4"),
+        ("gap", "<f4"),  # the last one, ns
+        ("alike", "<u4"),  # gaps in a row that are like the one before, but not like the period
     ]
 )
-"""State of one tag, 104 bytes."""
+"""State of one tag, 112 bytes."""
 
 KNOBS_DTYPE = np.dtype(
     [
@@ -84,7 +86,7 @@ def _emit(out: Any, at: int, tag: int, kind: int, active: bool, start: int, dete
 
 
 @numba.njit(**JIT)
-def _threshold_ns(s: Any, k: Any) -> float:
+def _threshold_ns(s: Any, k: Any) -> Any:
     """How long this tag may be quiet, ns."""
     if s.odd >= ODD_SHARE:
         return max(k.floor_ns, k.log_odds * (s.period + s.spread), 5.0 * s.longest)
@@ -101,15 +103,27 @@ def _learn_gap(s: Any, gap: float) -> None:
     s.gaps = n + 1
     if n == 0:
         s.period = gap
+        s.gap = gap
         s.spread = 0.25 * gap
         s.longest = gap
         return
     period = float(s.period)
     slots = max(1.0, np.round(gap / period))
     odd = slots > 8.0 or abs(gap - slots * period) > 0.25 * period
+    if (odd or slots > 1.0) and abs(gap - s.gap) < 0.12 * gap:
+        # A new rhythm shows by repeating itself; losses hardly ever come four alike in a row.
+        s.alike += 1
+        if s.alike >= 4:
+            s.alike = 0
+            period = gap
+            s.period = gap
+        odd = False
+    else:
+        s.alike = 0
+    s.gap = gap
     if n >= 4:
         s.odd += ((1.0 if odd else 0.0) - s.odd) / min(n - 3.0, 128.0)
-    if not odd:
+    if not odd and s.alike == 0:
         missed = min(slots - 1.0, 3.0)
         s.lost = min(max(s.lost + (missed * (1.0 - s.lost) - s.lost) / min(n + 1.0, 256.0), 0.0), 0.95)
     clamp = (2.0 if n < 16 else 0.25) * period
@@ -124,6 +138,8 @@ def _learn_gap(s: Any, gap: float) -> None:
 @numba.njit(**JIT)
 def _relearn(s: Any, gap: float) -> None:
     s.gaps = 1
+    s.gap = gap
+    s.alike = 0
     s.period = gap
     s.spread = 0.25 * gap
     s.longest = gap

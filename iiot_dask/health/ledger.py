@@ -43,6 +43,10 @@ class Live:
         self.confirm_ns = NEVER
 
 
+ENDED_MAX = 1000
+"""Ended incidents remembered for `Ledger.all`."""
+
+
 class Ledger:
     """Open, recently ended and changed incidents.
 
@@ -64,7 +68,7 @@ class Ledger:
     >>> ledger.close(live, 7)
     >>> ledger.begin("flatline", "a", 9, 12, 1.0) is live, live.end_ns
     (True, None)
-    >>> [i.id for i in ledger.changes()], ledger.changes()
+    >>> [i.incident for i in ledger.changes()], ledger.changes()
     ([1], [])
     """
 
@@ -77,6 +81,7 @@ class Ledger:
         self.open: dict[tuple[str, str], Live] = {}
         self._recent: OrderedDict[tuple[str, str], Live] = OrderedDict()
         self._changed: dict[int, Live] = {}
+        self._ended: OrderedDict[int, Incident] = OrderedDict()
 
     def find(self, kind: str, node: str) -> Live | None:
         """The open incident of that kind and node."""
@@ -100,14 +105,14 @@ class Ledger:
         self.touch(live)
         return live
 
-    def restore(self, one: Incident, confirm_ns: int) -> None:
+    def restore(self, one: Incident) -> Live:
         """Continue an incident read from the store."""
-        live = Live(one.id, one.node, one.kind, one.start_ns, one.detected_ns, one.score, detail=one.detail)
+        live = Live(one.incident, one.node, one.kind, one.start_ns, one.detected_ns, one.score, detail=one.detail)
         live.names = one.tags
-        live.confirm_ns = confirm_ns
         live.last_ns = one.detected_ns
         self.open[one.kind, one.node] = live
-        self.next_id = max(self.next_id, one.id + 1)
+        self.next_id = max(self.next_id, one.incident + 1)
+        return live
 
     def close(self, live: Live, at_ns: int) -> None:
         """End it; `ill` is left to the caller to hand on."""
@@ -142,7 +147,18 @@ class Ledger:
         """What changed since the last call, oldest first."""
         out = [self.record(live) for live in sorted(self._changed.values(), key=lambda x: x.id)]
         self._changed.clear()
+        for one in out:
+            self._ended.pop(one.incident, None)
+            if one.end_ns is not None and one.parent is None:
+                self._ended[one.incident] = one
+        while len(self._ended) > ENDED_MAX:
+            self._ended.popitem(last=False)
         return out
+
+    def all(self) -> list[Incident]:
+        """The open ones and the last `ENDED_MAX` that ended, parts left out, oldest first."""
+        rows = {**self._ended, **{x.id: self.record(x) for x in self.open.values()}}
+        return [rows[i] for i in sorted(rows)]
 
     def forget(self, now_ns: int) -> None:
         """Drop ended incidents that can not come back any more."""

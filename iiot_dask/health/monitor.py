@@ -22,7 +22,7 @@ from iiot_dask.health.kinds import CHANGE_DTYPE
 
 MAGIC = b"IIHM"
 VERSION = 1
-_HEADER = struct.Struct("<4sHHIIQqq")
+_HEADER = struct.Struct("<4sHHIIQqqq")
 _CRC = struct.Struct("<I")
 
 ROWS_MAX = 1 << 28
@@ -61,9 +61,13 @@ class Knobs:
         A flat run lasts at least this long, ns, and has at least so many repeats.
     warm_gaps
         Gaps seen before silence is judged.
-    stall_ns, grace_ns
-        When the whole shard was quiet longer than `stall_ns` but shorter than `grace_ns`, it is taken for a stall of
-        our own and excused; from `grace_ns` on it is believed. Equal values switch this off (offline use).
+    stall_ns
+        When the caller's own clock steps by more than this, ns, we were not looking for so long: every tag gets the
+        step on top. 0 switches it off (recorded data).
+    grace_ns
+        While a whole shard has been quiet for longer than `stall_ns` but not for `grace_ns`, it may be our receiving side
+        that hangs: silence waits. From then on it is believed. After a step of the caller's clock by more than
+        `grace_ns` we were restarted.
     restart_ns
         Extra time for everyone after our own restart, ns: adapters must connect first.
     """
@@ -100,7 +104,7 @@ def _fresh(rows: int) -> npt.NDArray[np.void]:
 
 @dataclass(slots=True)
 class Monitor:
-    """Health of the tags with ``tag % shards == shard``; 104 bytes a tag, grown as tags appear.
+    """Health of the tags with ``tag % shards == shard``; 112 bytes a tag, grown as tags appear.
 
     Parameters
     ----------
@@ -119,7 +123,7 @@ class Monitor:
     A tag at 1 s is armed after 12 gaps; it stops at 40 s, and is silent some seconds later.
 
     >>> s = 1_000_000_000
-    >>> monitor = Monitor(0, 1)
+    >>> monitor = Monitor(0, 1, Knobs.offline())
     >>> batch = Batch.of(tag=[0] * 41, time=np.arange(41) * s, value=np.arange(41) % 7, received=np.arange(41) * s)
     >>> [(int(c["kind"]), bool(c["active"])) for c in monitor.update(batch, 40 * s)]
     [(0, True)]
@@ -135,6 +139,8 @@ class Monitor:
     """Tags in use: highest local index + 1."""
     heard_ns: int = kernel.UNSEEN
     """Newest receive time of any tag, ns; `kernel.UNSEEN` at first."""
+    swept_ns: int = kernel.UNSEEN
+    """Newest `now_ns` given, ns: how far this program has been looking."""
     excused_ns: int = 0
     """Stall time forgiven so far, ns."""
 
@@ -144,10 +150,9 @@ class Monitor:
         `now_ns` is how far the *stream* is: the newest receive time while there is a backlog, the wall clock when
         caught up; so a backlog of our own never looks like silence.
         """
-        found = np.empty(0, CHANGE_DTYPE)
+        parts = [self._look(now_ns)]
         if len(batch):
             received = batch.received
-            self._forgive(int(received.min()))
             local = (batch.tag // np.uint32(self.shards)).astype(np.int64)
             self._room(int(local.max()) + 1)
             out = np.empty(5 * len(batch), CHANGE_DTYPE)
@@ -155,47 +160,45 @@ class Monitor:
                 self.state, local, batch.tag, batch.time, batch.value, batch.quality, received, _MUTE,
                 _record(self.knobs), out,
             )  # fmt: skip
-            found = out[:n].copy()
+            parts.append(out[:n].copy())
             self.heard_ns = max(self.heard_ns, int(received.max()))
-        overdue = self.sweep(now_ns)
-        return np.concatenate([found, overdue]) if len(overdue) else found
+        parts.append(self._overdue(now_ns))
+        return np.concatenate(parts)
 
     def sweep(self, now_ns: int) -> npt.NDArray[np.void]:
-        """The tags that fell silent by `now_ns`, CHANGE_DTYPE; none while the whole shard may only be stalled."""
-        if not self.rows or self.knobs.stall_ns < now_ns - self.heard_ns < self.knobs.grace_ns:
-            return np.empty(0, CHANGE_DTYPE)
-        parts = []
+        """The tags that fell silent by `now_ns`, CHANGE_DTYPE; none while the whole shard may only be stalled.
+
+        After a step of the caller's clock (a restart, a stall of ours) the conditions that hold come first.
+        """
+        return np.concatenate([self._look(now_ns), self._overdue(now_ns)])
+
+    def _overdue(self, now_ns: int) -> npt.NDArray[np.void]:
         out = np.empty(4096, CHANGE_DTYPE)
+        if not self.rows or self.knobs.stall_ns < now_ns - self.heard_ns < self.knobs.grace_ns:
+            return out[:0]
+        parts = [out[:0]]
         while True:
             n = kernel.sweep_kernel(self.state[: self.rows], self.shard, self.shards, now_ns, out)
-            if n:
-                parts.append(out[:n].copy())
+            parts.append(out[:n].copy())
             if n < len(out):
-                break
-        return np.concatenate(parts) if parts else out[:0]
+                return np.concatenate(parts)
+
+    def _look(self, now_ns: int) -> npt.NDArray[np.void]:
+        """Note how far the caller is; forgive everybody the time in which it was not looking."""
+        before, self.swept_ns = self.swept_ns, max(self.swept_ns, now_ns)
+        step = now_ns - before
+        if before == kernel.UNSEEN or not 0 < self.knobs.stall_ns < step:
+            return np.empty(0, CHANGE_DTYPE)
+        span = step + (self.knobs.restart_ns if step > self.knobs.grace_ns else 0)
+        kernel.excuse_kernel(self.state[: self.rows], span)
+        self.excused_ns += span
+        return self.conditions()
 
     def conditions(self) -> npt.NDArray[np.void]:
         """What holds now (armed, silent, flat) as changes: tells a new incident engine where things stand."""
         out = np.empty(3 * self.rows, CHANGE_DTYPE)
         n = kernel.conditions_kernel(self.state[: self.rows], self.shard, self.shards, out)
         return out[:n].copy()
-
-    def resume(self, now_ns: int) -> None:
-        """Tell the monitor that this program began to listen at `now_ns`: what came before was not missed by a tag.
-
-        Does nothing when something was heard since, so it is safe to call on every restored state.
-        """
-        if self.heard_ns != kernel.UNSEEN and self.heard_ns < now_ns:
-            self._excuse(now_ns - self.heard_ns + self.knobs.restart_ns)
-            self.heard_ns = now_ns
-
-    def _forgive(self, first_ns: int) -> None:
-        if self.heard_ns != kernel.UNSEEN and self.knobs.stall_ns < first_ns - self.heard_ns < self.knobs.grace_ns:
-            self._excuse(first_ns - self.heard_ns)
-
-    def _excuse(self, span_ns: int) -> None:
-        kernel.excuse_kernel(self.state[: self.rows], span_ns)
-        self.excused_ns += span_ns
 
     def _room(self, rows: int) -> None:
         if rows > ROWS_MAX:
@@ -210,7 +213,7 @@ class Monitor:
     def to_bytes(self) -> bytes:
         """The state, versioned and checksummed; no pickle. Knobs are not part of it."""
         head = _HEADER.pack(
-            MAGIC, VERSION, kernel.STATE_DTYPE.itemsize, self.shard, self.shards, self.rows, self.heard_ns,
+            MAGIC, VERSION, kernel.STATE_DTYPE.itemsize, self.shard, self.shards, self.rows, self.heard_ns, self.swept_ns,
             self.excused_ns,
         )  # fmt: skip
         body = head + self.state[: self.rows].tobytes()
@@ -231,7 +234,7 @@ class Monitor:
             msg = f"{len(payload)} bytes are no health state (they begin with {payload[:4]!r}, expected {MAGIC!r})"
             raise ChecksumError(msg)
         body = memoryview(payload)[: -_CRC.size]
-        _, version, item, shard, shards, rows, heard, excused = _HEADER.unpack_from(body)
+        _, version, item, shard, shards, rows, heard, swept, excused = _HEADER.unpack_from(body)
         if zlib.crc32(body) != _CRC.unpack_from(payload, len(body))[0]:
             msg = f"health state of {len(payload)} bytes fails its CRC-32: damaged since it was written"
             raise ChecksumError(msg)
@@ -239,4 +242,4 @@ class Monitor:
             msg = f"health state has version {version} with {item} bytes a tag; this program reads version {VERSION}"
             raise VersionError(msg)
         state = np.frombuffer(body, kernel.STATE_DTYPE, count=rows, offset=_HEADER.size).copy()
-        return cls(shard, shards, knobs or Knobs(), state, rows, heard, excused)
+        return cls(shard, shards, knobs or Knobs(), state, rows, heard, swept, excused)

@@ -5,6 +5,7 @@ SQLite with one connection, rollback journal and `synchronous=FULL`: an incident
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -19,15 +20,16 @@ from iiot_dask.health.incident import Incident
 if TYPE_CHECKING:
     import polars as pl
 
+FILE = "incidents.sqlite"
 VERSION = 1
 _TABLE = """
 CREATE TABLE IF NOT EXISTS incident (
-    id INTEGER PRIMARY KEY, node TEXT NOT NULL, kind TEXT NOT NULL,
+    incident INTEGER PRIMARY KEY, node TEXT NOT NULL, kind TEXT NOT NULL,
     start_ns INTEGER NOT NULL, detected_ns INTEGER NOT NULL, end_ns INTEGER,
     score REAL NOT NULL, tags TEXT NOT NULL, detail TEXT NOT NULL, parent INTEGER
 )
 """
-_COLUMNS = "id, node, kind, start_ns, detected_ns, end_ns, score, tags, detail, parent"
+_COLUMNS = "incident, node, kind, start_ns, detected_ns, end_ns, score, tags, detail, parent"
 _ERRORS: dict[type[BaseException], type[DataError]] = {sqlite3.DatabaseError: DataError}
 
 
@@ -51,7 +53,7 @@ def incident_frame(incidents: Sequence[Incident]) -> pl.DataFrame:
     shown = [i for i in incidents if i.parent is None]
     return pl.DataFrame(
         {
-            "incident": pl.Series([i.id for i in shown], dtype=pl.Int64),
+            "incident": pl.Series([i.incident for i in shown], dtype=pl.Int64),
             "node": pl.Series([i.node for i in shown], dtype=pl.String),
             "kind": pl.Series([i.kind for i in shown], dtype=pl.String),
             "start": pl.Series([i.start_ns for i in shown], dtype=pl.Int64).cast(moment),
@@ -62,6 +64,29 @@ def incident_frame(incidents: Sequence[Incident]) -> pl.DataFrame:
             "detail": pl.Series([i.detail for i in shown], dtype=pl.String),
         }
     )
+
+
+def read_incident_frame(directory: Path | str) -> pl.DataFrame:
+    """The incidents kept in a directory, read only, also while a plant runs on it; empty when there are none.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged.
+    """
+    path = Path(directory) / FILE
+    if not path.exists():
+        return incident_frame([])
+    with map_errors(_ERRORS, f"reading {path}"):
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10)
+        with contextlib.closing(database):
+            return incident_frame(_select(database, "WHERE parent IS NULL"))
+
+
+def _select(database: sqlite3.Connection, where: str) -> list[Incident]:
+    sql = f"SELECT {_COLUMNS} FROM incident {where} ORDER BY incident"  # noqa: S608 -- constants of this file
+    rows: list[tuple[Any, ...]] = database.execute(sql).fetchall()
+    return [Incident(*row[:7], tuple(json.loads(row[7])), row[8], row[9]) for row in rows]
 
 
 class IncidentStore:
@@ -87,12 +112,12 @@ class IncidentStore:
     >>> with tempfile.TemporaryDirectory() as where, IncidentStore(Path(where)) as store:
     ...     store.save([Incident(1, "a", "silence", 0, 5, None, 2.0, ("a",))])
     ...     store.save([Incident(1, "a", "silence", 0, 5, 9, 2.0, ("a",))])
-    ...     store.frame().select("incident", "kind").rows(), store.open(), store.last_id()
+    ...     store.frame().select("incident", "kind").rows(), store.open_incidents(), store.last_id()
     ([(1, 'silence')], [], 1)
     """
 
     def __init__(self, directory: Path | str, rows_max: int = 100_000) -> None:
-        self.path = Path(directory) / "incidents.sqlite"
+        self.path = Path(directory) / FILE
         self.rows_max = rows_max
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
@@ -115,7 +140,7 @@ class IncidentStore:
         self._db.execute(f"PRAGMA user_version={VERSION}")
 
     def save(self, incidents: Sequence[Incident]) -> None:
-        """Insert or replace by id, durable on return; drops the oldest ended incidents beyond `rows_max`.
+        """Insert or replace by number, durable on return; drops the oldest ended incidents beyond `rows_max`.
 
         Raises
         ------
@@ -125,7 +150,18 @@ class IncidentStore:
         if not incidents:
             return
         rows = [
-            (i.id, i.node, i.kind, i.start_ns, i.detected_ns, i.end_ns, i.score, json.dumps(i.tags), i.detail, i.parent)
+            (
+                i.incident,
+                i.node,
+                i.kind,
+                i.start_ns,
+                i.detected_ns,
+                i.end_ns,
+                i.score,
+                json.dumps(i.tags),
+                i.detail,
+                i.parent,
+            )
             for i in incidents
         ]
         with self._lock, map_errors(_ERRORS, f"saving {len(rows)} incidents to {self.path}"):
@@ -133,7 +169,7 @@ class IncidentStore:
             try:
                 self._db.executemany("INSERT OR REPLACE INTO incident VALUES (?,?,?,?,?,?,?,?,?,?)", rows)
                 self._db.execute(
-                    "DELETE FROM incident WHERE id IN (SELECT id FROM incident WHERE end_ns IS NOT NULL ORDER BY id "
+                    "DELETE FROM incident WHERE incident IN (SELECT incident FROM incident WHERE end_ns IS NOT NULL ORDER BY incident "
                     "LIMIT MAX(0, (SELECT COUNT(*) FROM incident) - ?))",
                     (self.rows_max,),
                 )
@@ -142,7 +178,7 @@ class IncidentStore:
                 self._db.execute("ROLLBACK")
                 raise
 
-    def open(self) -> list[Incident]:
+    def open_incidents(self) -> list[Incident]:
         """The incidents that had not ended, oldest first."""
         return self._read("WHERE end_ns IS NULL")
 
@@ -151,9 +187,9 @@ class IncidentStore:
         return self._read("")
 
     def last_id(self) -> int:
-        """The highest id ever kept; 0 when there is none."""
+        """The highest number kept; 0 when there is none."""
         with self._lock:
-            return int(self._db.execute("SELECT COALESCE(MAX(id), 0) FROM incident").fetchone()[0])
+            return int(self._db.execute("SELECT COALESCE(MAX(incident), 0) FROM incident").fetchone()[0])
 
     def frame(self) -> pl.DataFrame:
         """The contract's table; see `incident_frame`."""
@@ -161,10 +197,7 @@ class IncidentStore:
 
     def _read(self, where: str) -> list[Incident]:
         with self._lock, map_errors(_ERRORS, f"reading {self.path}"):
-            rows: list[tuple[Any, ...]] = self._db.execute(
-                f"SELECT {_COLUMNS} FROM incident {where} ORDER BY id"  # noqa: S608 -- constants of this file
-            ).fetchall()
-        return [Incident(*row[:7], tuple(json.loads(row[7])), *row[8:]) for row in rows]
+            return _select(self._db, where)
 
     def close(self) -> None:
         """Release the file."""

@@ -44,7 +44,7 @@ class Tally:
         return self.silent.get(node, 0) / judged if judged else 0.0
 
     def ill(self, node: int) -> bool:
-        """Is this branch down, by its tags or by an event?"""
+        """Whether this branch is down, by its tags or by an event."""
         return node in self.gone or self.share(node) >= self.needed
 
     def explain(self, node: int) -> int:
