@@ -24,7 +24,8 @@ from iiot_dask.core.errors import CapacityError
 from iiot_dask.core.metrics import Histogram, Metrics
 from iiot_dask.core.plantfile import LoadedPlant
 from iiot_dask.dashboard.snapshot import AdapterRow, IncidentRow, Quantiles, Snapshot
-from iiot_dask.health.incidents import Incident, Incidents
+from iiot_dask.health.incident import Incident
+from iiot_dask.health.incidents import Incidents
 from iiot_dask.health.store import IncidentStore
 from iiot_dask.history import History
 from iiot_dask.history.committer import Committer
@@ -111,6 +112,8 @@ class Pipeline:
         data = self.directory
         self.history = History(str(data.part("history")))
         undo.callback(self.history.close)
+        before = self.history.info()
+        self._stored = (before.rows, before.bytes)
         self.catalogue = Catalogue(data.part("catalogue"), allot=self.history.tags.ensure)
         undo.callback(self.catalogue.close)
         self.journal = Journal(data.part("journal"), self.config.journal, clock=self.clock, metrics=self.metrics)
@@ -119,7 +122,7 @@ class Pipeline:
         undo.callback(self.quarantine.close)
         self.incident_store = IncidentStore(data.part("incidents"))
         undo.callback(self.incident_store.close)
-        self.incidents = Incidents(restored=self.incident_store.open_incidents())
+        self.incidents = Incidents(restored=self.incident_store.open_incidents(), first=self.incident_store.last_id() + 1)
         self._topology_version = -1
         self._learn_topology()
 
@@ -150,6 +153,8 @@ class Pipeline:
             self.directory.part("checkpoints"),
             metrics=self.metrics,
             on_commit=self._on_commit,
+            shards=stream.shards,
+            clock=self.clock,
         )
         undo.callback(self.committer.close)
         work = PlantWork(str(self.directory.part("history")), self.journal.identity)
@@ -238,7 +243,7 @@ class Pipeline:
         self._topology_version = self.catalogue.version
         frame = self.catalogue.frame()
         with self._lock:
-            self.incidents.tags(frame["id"].to_numpy(), frame["tag"].to_list(), frame["device"].to_list())
+            self.incidents.tags(*(frame[name].to_list() for name in ("id", "tag", "device", "adapter")))
 
     def _on_event(self, adapter: str, event: Event) -> None:
         self.metrics.count("adapter_events_total", event.count, adapter=adapter, kind=event.kind)
@@ -308,7 +313,6 @@ class Pipeline:
     def snapshot(self) -> Snapshot:
         """The engine now; safe from any thread."""
         now_ns = self.clock.now_ns()
-        stored = self.committer.stored
         return Snapshot(
             time_ns=now_ns,
             plant=self.config.plant.name,
@@ -321,8 +325,8 @@ class Pipeline:
             acknowledged=_quantiles(self.metrics.histogram("acknowledged_seconds")),
             processed=_quantiles(self.metrics.histogram("processed_seconds")),
             workers=self.scaler.workers,
-            stored_rows=stored.rows,
-            stored_bytes=stored.bytes,
+            stored_rows=self._stored[0] + int(self.metrics.value("history_rows_total")),
+            stored_bytes=self._stored[1] + int(self.metrics.value("history_bytes_total")),
             rss_bytes=self._process.memory_info().rss,
             cpu_share=self._process.cpu_percent() / 100,
             adapters=tuple(self._adapter_row(status, now_ns) for status in self.host.status()),

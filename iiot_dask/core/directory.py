@@ -61,7 +61,7 @@ class DataDirectory:
         """
         try:
             text = (self.path / "FORMAT").read_text(encoding="ascii").strip()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         if not text.isdigit() or int(text) > FORMAT:
             msg = f"data directory {self.path} has format {text[:20]!r}; this program reads 1 to {FORMAT}: use a newer iiot-dask"
