@@ -262,7 +262,7 @@ class Pipeline:
     def _tick_loop(self) -> None:
         before, at_ns = 0.0, self.clock.monotonic_ns()
         while not self._halt.wait(TICK_S):
-            total, now_ns = self.metrics.total("samples_ingested_total"), self.clock.monotonic_ns()
+            total, now_ns = self.metrics.total("ingest_rows_total"), self.clock.monotonic_ns()
             self._rate = (total - before) / max(1e-9, (now_ns - at_ns) / 1e9)
             before, at_ns = total, now_ns
             self._tick()
@@ -303,7 +303,7 @@ class Pipeline:
     @property
     def backlog_rows(self) -> int:
         """Rows that are durable but not yet handed to Dask."""
-        return max(0, int(self.metrics.total("samples_ingested_total")) - self.driver.read_rows)
+        return max(0, int(self.metrics.total("ingest_rows_total")) - self.driver.read_rows)
 
     def open_incidents(self) -> list[Incident]:
         """Incidents that last, and those of this run that have ended."""
@@ -319,10 +319,10 @@ class Pipeline:
             state=self.state,
             uptime_s=(self.clock.monotonic_ns() - self._started_ns) / 1e9,
             tags=len(self.catalogue),
-            samples=int(self.metrics.total("samples_ingested_total")),
+            samples=int(self.metrics.total("ingest_rows_total")),
             samples_per_s=self._rate,
             backlog_rows=self.backlog_rows,
-            acknowledged=_quantiles(self.metrics.histogram("acknowledged_seconds")),
+            acknowledged=_quantiles(self.metrics.histogram("ingest_durable_s")),
             processed=_quantiles(self.metrics.histogram("processed_seconds")),
             workers=self.scaler.workers,
             stored_rows=self._stored[0] + int(self.metrics.value("history_rows_total")),

@@ -93,7 +93,8 @@ class Inbox:
         Called with (adapter, event) on the delivering thread.
     clock, metrics
         Time and counts: ``ingest_rows_total``, ``ingest_dropped_rows_total`` (by adapter, reason),
-        ``ingest_stale_acks_total``, ``ingest_event_errors_total``, ``ingest_delay_s`` (received -> taken in).
+        ``ingest_stale_acks_total``, ``ingest_event_errors_total``, ``ingest_delay_s`` (received -> taken in),
+        ``ingest_durable_s`` (received -> on disk, every row).
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class Inbox:
             self._tell(delivery.adapter, event)
         batch = Batch.empty() if poll.batch is None else self._translated(delivery.adapter, source, poll.batch)
         if len(batch) or poll.position is not None:
-            done = self._done(delivery.adapter, delivery.incarnation, poll.position)
+            done = self._done(delivery.adapter, delivery.incarnation, poll.position, batch)
             self.journal.append(delivery.adapter, batch, poll.position, done)
             self.metrics.count("ingest_rows_total", len(batch), adapter=delivery.adapter)
 
@@ -209,11 +210,13 @@ class Inbox:
             self.metrics.count("ingest_event_errors_total")
             log.exception("event listener failed", adapter=adapter, kind=event.kind, error=str(error))
 
-    def _done(self, adapter: str, incarnation: int, position: str | None) -> Callable[[int], None] | None:
-        if position is None:
-            return None
+    def _done(self, adapter: str, incarnation: int, position: str | None, batch: Batch) -> Callable[[int], None]:
+        received = batch.received
 
         def durable(_: int) -> None:
+            self.metrics.histogram("ingest_durable_s").observe((self.clock.now_ns() - received) / 1e9)
+            if position is None:
+                return
             if self._sources[adapter].incarnation == incarnation:
                 self.acknowledge(adapter, position)
             else:
