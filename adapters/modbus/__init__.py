@@ -1,0 +1,5 @@
+"""Modbus: polled registers and coils of any number of unit ids behind one endpoint."""
+
+from .adapter import ModbusAdapter
+
+__all__ = ["ModbusAdapter"]
