@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,9 @@ from iiot_dask.stream.window import Windows
 from iiot_dask.stream.work import Flushed, Order, ShardResult
 
 CHECKPOINT_VERSION = 1
+_MAGIC = b"IIWK"
+_HEAD = struct.Struct("<4sHI")
+"""Magic, version, CRC-32 of the zip of arrays that follows."""
 FAST_NS = 1_000_000_000
 SLOW_NS = 10_000_000_000
 
@@ -34,17 +39,18 @@ class ShardState:
     pending: list[Batch] = field(default_factory=list)
 
     def checkpoint(self) -> bytes:
-        """The state without its pending rows (a flush has none), versioned, CRC by zip, no pickle."""
+        """The state without its pending rows (a flush has none), versioned and checksummed, no pickle."""
         assert not self.pending, "a checkpoint is taken right after a flush"
         sink = io.BytesIO()
         np.savez(
             sink,
-            version=np.int64(CHECKPOINT_VERSION),
             monitor=np.frombuffer(self.monitor.to_bytes(), np.uint8),
             fast=self.fast.to_array(),
             slow=self.slow.to_array(),
+            swept_ns=np.array([self.fast.swept_ns, self.slow.swept_ns], np.int64),
         )
-        return sink.getvalue()
+        body = sink.getvalue()
+        return _HEAD.pack(_MAGIC, CHECKPOINT_VERSION, zlib.crc32(body)) + body
 
     @classmethod
     def fresh(cls, shard: int, shards: int, lateness_ns: int) -> ShardState:
@@ -66,21 +72,20 @@ class ShardState:
         ChecksumError
             If the bytes are damaged.
         """
-        try:
-            with np.load(io.BytesIO(checkpoint), allow_pickle=False) as parts:
-                version = int(parts["version"])
-                if version > CHECKPOINT_VERSION:
-                    msg = f"checkpoint of shard {shard} has version {version}; this program reads 1 to {CHECKPOINT_VERSION}"
-                    raise VersionError(msg)
-                state = cls.fresh(shard, shards, lateness_ns)
-                state.monitor = Monitor.from_bytes(parts["monitor"].tobytes())
-                state.fast.from_array(parts["fast"])
-                state.slow.from_array(parts["slow"])
-        except (OSError, KeyError, EOFError, ValueError) as error:
-            if isinstance(error, VersionError):
-                raise
-            msg = f"checkpoint of shard {shard} ({len(checkpoint)} bytes) is damaged: {error}"
-            raise ChecksumError(msg) from error
+        magic, version, crc = _HEAD.unpack_from(checkpoint) if len(checkpoint) >= _HEAD.size else (b"", 0, 0)
+        if magic == _MAGIC and version > CHECKPOINT_VERSION:
+            msg = f"checkpoint of shard {shard} has version {version}; this program reads 1 to {CHECKPOINT_VERSION}"
+            raise VersionError(msg)
+        body = checkpoint[_HEAD.size :]
+        if magic != _MAGIC or version < 1 or zlib.crc32(body) != crc:
+            msg = f"checkpoint of shard {shard} ({len(checkpoint)} bytes) is damaged or none"
+            raise ChecksumError(msg)
+        state = cls.fresh(shard, shards, lateness_ns)
+        with np.load(io.BytesIO(body), allow_pickle=False) as parts:
+            state.monitor = Monitor.from_bytes(parts["monitor"].tobytes())
+            state.fast.from_array(parts["fast"])
+            state.slow.from_array(parts["slow"])
+            state.fast.swept_ns, state.slow.swept_ns = parts["swept_ns"].tolist()
         return state
 
 

@@ -147,7 +147,7 @@ class Windows:
     every_ns: int
     lateness_ns: int
     state: npt.NDArray[np.void] | None = None
-    _swept_ns: int = 0
+    swept_ns: int = 0
 
     def update(self, batch: Batch, now_ns: int) -> npt.NDArray[np.void]:
         """Fold a batch in; the windows that closed, OUT_DTYPE (tag, late, window_ns, …), oldest state first."""
@@ -161,8 +161,8 @@ class Windows:
                 np.empty(1, WINDOW_DTYPE), out,
             )  # fmt: skip
             parts.append(out[:n])
-        if self.state is not None and now_ns - self._swept_ns >= self.every_ns:
-            self._swept_ns = now_ns
+        if self.state is not None and now_ns - self.swept_ns >= self.every_ns:
+            self.swept_ns = now_ns
             out = np.empty(len(self.state), OUT_DTYPE)
             before = now_ns - self.lateness_ns - self.every_ns + 1
             n = close_kernel(self.state, before, self.shard, self.shards, out)
