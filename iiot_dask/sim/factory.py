@@ -166,10 +166,11 @@ class Factory:
         if tag < 0:
             msg = f"fault 'flatline': tag {fault.node!r} is none of the factory's"
             raise ConfigError(msg)
-        device = int(self.device_of[tag])
         begin, end = round(fault.start_s * 1e9), round(fault.end_s * 1e9)
-        phase, grid = int(self.phase_ns[device]), int(self.grid_ns[device])
-        return tag, begin, end, max(0, phase + (begin - phase) // grid * grid)
+        before = begin - 2 * QUIET_EVERY * ACTIVE_NS
+        _, t_ns = self.reports(max(0, before), begin + JITTER_MS * MS, self.device_of[tag : tag + 1])
+        sent = t_ns[t_ns < begin]
+        return tag, begin, end, int(sent[-1]) if len(sent) else begin
 
     def _check(self) -> None:
         paths = {d.path: d for d in self.devices}

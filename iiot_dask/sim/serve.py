@@ -32,12 +32,16 @@ from iiot_dask.sim.plantrun import PlantRun
 
 READY = "ready.json"
 COMMAND_BYTES_MAX = 1024
+STDOUT, STDERR = 1, 2
 
 
 def emit(event: str, **fields: Any) -> None:
-    """Print one event as a JSON line."""
-    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
-    sys.stdout.flush()
+    """Print one event as a JSON line; on stderr when whoever read stdout is gone, which must not cost the truth."""
+    line = json.dumps({"event": event, **fields}).encode() + b"\n"
+    try:
+        os.write(STDOUT, line)
+    except BrokenPipeError:
+        os.write(STDERR, line)
 
 
 async def _commands() -> asyncio.StreamReader:
