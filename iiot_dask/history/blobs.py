@@ -83,9 +83,9 @@ def decode(blobs: Blobs, count: int) -> Samples:
     runs = lengths = None
     if blobs.tags is not None:
         runs, lengths = _decode_runs(blobs.tags, count)
-    time = codec.decode_times(blobs.time)
-    value = codec.decode_values(blobs.value)
-    quality = np.zeros(count, np.uint8) if blobs.quality is None else codec.decode_codes(blobs.quality, np.uint8)
+    time = codec.decode_times(blobs.time, count)
+    value = codec.decode_values(blobs.value, count)
+    quality = np.zeros(count, np.uint8) if blobs.quality is None else codec.decode_codes(blobs.quality, np.uint8, count)
     for name, column in (("time", time), ("value", value), ("quality", quality)):
         if len(column) != count:
             msg = f"the {name} blob holds {len(column)} samples; its row says {count}"
@@ -95,8 +95,8 @@ def decode(blobs: Blobs, count: int) -> Samples:
 
 def _decode_runs(blob: bytes, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     split = 4 + int.from_bytes(blob[:4], "little")
-    ids = codec.decode_times(blob[4:split])
-    lengths = codec.decode_times(blob[split:])
+    ids = codec.decode_times(blob[4:split], count)
+    lengths = codec.decode_times(blob[split:], count)
     if len(ids) != len(lengths) or int(lengths.sum()) != count or (len(lengths) and int(lengths.min()) < 1):
         msg = f"the tags blob holds {len(ids)} runs of {int(lengths.sum())} samples; its row says {count} samples"
         raise ChecksumError(msg)

@@ -110,13 +110,13 @@ def _dense(tag: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64], npt.NDA
 def write_columns(store: Store, columns: Columns, name: str, *, shard: int, order: int) -> list[FileEntry]:
     """Write sorted rows as block files, one a day."""
     entries = []
-    for part, (day, rows) in enumerate(_days(columns)):
+    for part, (day, rows) in enumerate(days(columns)):
         head, blobs = encode_blocks(list(_slices(rows)), order)
         entries.append(write_file(store, layout.BLOCK, name, part, day, shard, head, blobs))
     return entries
 
 
-def _days(columns: Columns) -> Iterator[tuple[str, Columns]]:
+def days(columns: Columns) -> Iterator[tuple[str, Columns]]:
     """The rows of each day; the days beyond `DAYS_MAX` that have few rows come together, under the oldest."""
     day = columns[1] // layout.DAY_NS
     low, high = int(day.min()), int(day.max())

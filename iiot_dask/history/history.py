@@ -18,6 +18,7 @@ from iiot_dask.core.clock import Clock, SystemClock
 from iiot_dask.core.errors import CapacityError, ConfigError
 from iiot_dask.core.times import SpanLike, TimeLike, span_ns, time_ns
 from iiot_dask.history import aggregate, block, delta, layout, scan
+from iiot_dask.history import compact as compaction
 from iiot_dask.history.export import Exported, Progress, export
 from iiot_dask.history.frames import PARTITION_ROWS, dask_frame
 from iiot_dask.history.index import NS_MAX, NS_MIN, Index, Rows, prune
@@ -27,6 +28,8 @@ from iiot_dask.history.normal import normal
 from iiot_dask.history.read import Group, decode_group, in_order, plan
 from iiot_dask.history.store import Store
 from iiot_dask.history.tagtable import TagTable
+from iiot_dask.history.vacuum import Vacuumed, vacuum
+from iiot_dask.history.verify import Verification, verify
 
 Tags = str | Sequence[str]
 """A tag glob or several: `*` crosses `/`, `?` and `[...]` as in fnmatch."""
@@ -292,6 +295,54 @@ class History:
         version = self.log.refresh()
         self.tags.refresh()
         return info_of(self.url, version, len(self.tags), self.log.files())
+
+    def compact(
+        self, progress: Progress | None = None, *, dry_run: bool = False, rows_max: int = compaction.ROWS_MAX
+    ) -> compaction.Compaction:
+        """Seal hot blocks into chunks of one tag, merge small sealed files, drop what was written again.
+
+        Each merge is one atomic commit that is proved before it is made; appends and readers go on meanwhile. Files merged
+        stay on disk for readers of older versions until `vacuum`.
+
+        Parameters
+        ----------
+        progress
+            Called with (samples done, samples to do).
+        dry_run
+            Only say what would be merged.
+        rows_max
+            Samples merged at a time; some 100 bytes of memory each.
+
+        Raises
+        ------
+        ChecksumError
+            If a file is damaged or a merge does not add up; nothing of that merge is committed.
+        CapacityError
+            If the storage refuses.
+        """
+        return compaction.compact(self, progress, dry_run=dry_run, rows_max=rows_max)
+
+    def verify(self, progress: Progress | None = None) -> Verification:
+        """Read every file and check it against every hash and checksum there is; damage is named, never raised.
+
+        `progress` is called with (files done, files).
+        """
+        return verify(self, progress)
+
+    def vacuum(self, retention: SpanLike = "1d", *, dry_run: bool = True) -> Vacuumed:
+        """Delete files that compaction replaced, or a crash left behind, more than `retention` ago; by default only name them.
+
+        Versions of the table that need a deleted file can not be read any more. Keep the retention longer than the longest
+        query and the longest wait of a stream for its commit.
+
+        Raises
+        ------
+        ConfigError
+            If `retention` is not a span.
+        CapacityError
+            If the storage refuses.
+        """
+        return vacuum(self, span_ns(retention), dry_run=dry_run)
 
     def export(
         self,

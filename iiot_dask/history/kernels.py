@@ -188,6 +188,26 @@ def window_kernel(tag: Any, time: Any, every_ns: int, out: Any) -> int:
 
 
 @numba.njit(**JIT)
+def digest_kernel(tag: Any, time: Any, bits: Any, quality: Any) -> Any:
+    """A sum over samples (uint64, wrapping) that does not depend on their order; `bits`: the values' bits as uint64.
+
+    Each sample is mixed by the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
+    """
+    total = np.uint64(0)
+    for i in range(len(tag)):
+        h = np.uint64(tag[i]) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(quality[i])
+        for part in (np.uint64(time[i]), bits[i]):
+            h ^= part
+            h ^= h >> np.uint64(30)
+            h *= np.uint64(0xBF58476D1CE4E5B9)
+            h ^= h >> np.uint64(27)
+            h *= np.uint64(0x94D049BB133111EB)
+            h ^= h >> np.uint64(31)
+        total += h
+    return total
+
+
+@numba.njit(**JIT)
 def in_set_kernel(low: Any, high: Any, wanted: Any, out: Any) -> None:
     """``out[i]``: does ``low[i]..high[i]`` hold one of `wanted` (sorted)?"""
     for i in range(len(low)):
@@ -287,3 +307,13 @@ def statistics(
         out[name] = np.ascontiguousarray(stats[:, i])
     out["first_ns"], out["last_ns"] = np.ascontiguousarray(times[:, 0]), np.ascontiguousarray(times[:, 1])
     return out
+
+
+def digest(
+    tag: npt.NDArray[np.int64],
+    time: npt.NDArray[np.int64],
+    value: npt.NDArray[np.float64],
+    quality: npt.NDArray[np.uint8],
+) -> int:
+    """A checksum of samples that does not depend on their order; add them modulo 2**64 to join sets."""
+    return int(digest_kernel(tag, time, np.ascontiguousarray(value).view(np.uint64), quality))

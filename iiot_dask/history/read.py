@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,6 +28,7 @@ from iiot_dask.history.store import Store
 GROUP_ROWS = 1_000_000
 """Samples of a group, about; a group being decoded takes some 100 bytes a sample."""
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -141,13 +142,19 @@ def decode_group(store: Store, group: Group) -> Columns:
 
     Where rows overlap, the row of larger `order` wins (of equal orders the later file name).
     """
+    return decode_counted(store, group)[0]
+
+
+def decode_counted(store: Store, group: Group) -> tuple[Columns, int]:
+    """`decode_group`, and how many samples the rows held before those written again were dropped."""
     rows = group.rows
     if not overlapping(rows).any():
         rows = rows.take(np.lexsort((rows.head["start_ns"], rows.head["tag_id"])))
-        return _join(group, rows, read_samples(store, rows))
+        columns = _join(group, rows, read_samples(store, rows))
+        return columns, len(columns[0])
     rows = rows.take(np.lexsort((rows.row, rows.file, rows.head["order"])))
     tag, time, value, quality = _join(group, rows, read_samples(store, rows))
-    return group_rows(tag, time, value, quality, len(group.ids))
+    return group_rows(tag, time, value, quality, len(group.ids)), len(tag)
 
 
 def _join(group: Group, rows: Rows, samples: list[Samples]) -> Columns:
@@ -174,9 +181,9 @@ def _wanted(group: Group, samples: Samples, tag_id: int) -> Columns:
     return tag, time, value, quality
 
 
-def in_order(groups: Iterator[Group], work: Callable[[Group], T]) -> Iterator[T]:
-    """``work(group)`` for each group, in order, computed ahead in threads (one more than there are processors)."""
-    ahead = (os.cpu_count() or 1) + 1
+def in_order(groups: Iterable[S], work: Callable[[S], T], ahead: int | None = None) -> Iterator[T]:
+    """``work(group)`` for each group, in order, computed `ahead` in threads (default: one more than there are processors)."""
+    ahead = ahead or (os.cpu_count() or 1) + 1
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(ahead, thread_name_prefix="iiot-history") as pool:
         try:
