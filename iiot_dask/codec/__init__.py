@@ -1,0 +1,29 @@
+"""Compression of samples: smaller than general formats, bit for bit or within a bound that is verified on write.
+
+`encode` / `decode` take the samples of one tag; `encode_times`, `encode_values` and `encode_codes` take single columns,
+of one tag or (with `starts`) of many tags behind each other. Every blob describes itself (`frame`): a version, a codec
+id, the count and a checksum. One id is one byte format for ever.
+"""
+
+from iiot_dask.codec.chunk import decode, encode
+from iiot_dask.codec.codes import decode_codes, encode_codes
+from iiot_dask.codec.precision import Precision
+from iiot_dask.codec.times import decode_times, encode_times, snap_times
+from iiot_dask.codec.values import Reached, decode_values, encode_values, reached
+from iiot_dask.codec.warm import warm
+
+__all__ = [
+    "Precision",
+    "Reached",
+    "decode",
+    "decode_codes",
+    "decode_times",
+    "decode_values",
+    "encode",
+    "encode_codes",
+    "encode_times",
+    "encode_values",
+    "reached",
+    "snap_times",
+    "warm",
+]

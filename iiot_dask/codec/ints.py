@@ -1,0 +1,121 @@
+"""Integer streams inside a blob: which codec, whether zstd sits behind it, and its bytes.
+
+    byte 0    integer codec id; + 0x80 = zstd behind, then a varint with the size before zstd
+    ...       the codec's payload
+
+These ids are a namespace of their own: streams are parts of framed blobs and carry neither count nor checksum.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final, Protocol
+
+import numpy as np
+
+from iiot_dask.codec import zstd
+from iiot_dask.codec.bits import Ints
+from iiot_dask.codec.frame import Buffer, get_varint, put_varint
+from iiot_dask.codec.packed import Packed
+from iiot_dask.codec.runs import Runs, count_runs
+from iiot_dask.core.errors import CodecError
+
+ZSTD = 0x80
+ONE_RUN: Final[Ints] = np.zeros(1, np.int64)
+
+
+class IntCodec(Protocol):
+    """What an integer codec is: an id for ever, a name, and two pure functions."""
+
+    id: ClassVar[int]
+    name: ClassVar[str]
+
+    @staticmethod
+    def encode(k: Ints, starts: Ints) -> bytes:
+        """Bytes of int64 `k` (n,), n > 0, whose runs begin at `starts`."""
+        ...
+
+    @staticmethod
+    def decode(payload: Buffer, n: int) -> Ints:
+        """The n numbers back; `CodecError` when the payload is damaged."""
+        ...
+
+
+_ALL: Final[tuple[type[IntCodec], ...]] = (Packed, Runs)
+CODECS: Final[dict[int, type[IntCodec]]] = {codec.id: codec for codec in _ALL}
+"""Every integer codec ever written, by id."""
+
+
+def size_max(n: int) -> int:
+    """Largest payload an integer codec may write for n numbers, bytes: the cap on what zstd may unfold."""
+    return 24 * n + 256
+
+
+def dump(codec: type[IntCodec], k: Ints, starts: Ints = ONE_RUN, level: int = 3) -> bytes:
+    """One integer stream; `level` is zstd's, 0 = none."""
+    if len(k) == 0:
+        return bytes((codec.id,))
+    payload = codec.encode(k, starts)
+    smaller = zstd.compress(payload, level) if level else None
+    if smaller is None:
+        return bytes((codec.id,)) + payload
+    head = bytearray((codec.id | ZSTD,))
+    put_varint(head, len(payload))
+    return bytes(head) + smaller
+
+
+def dump_fast(k: Ints, starts: Ints = ONE_RUN, level: int = 3) -> bytes:
+    """The fast tier's choice: run lengths where numbers repeat 8 times on average, else packed."""
+    repeats: bool = len(k) > 64 and count_runs(k) * 8 < len(k)
+    codec: type[IntCodec] = Runs if repeats else Packed
+    return dump(codec, k, starts, level)
+
+
+def load(data: Buffer, n: int) -> Ints:
+    """The n numbers of one integer stream.
+
+    Raises
+    ------
+    CodecError
+        If the codec id is unknown or the bytes are damaged.
+    """
+    view = memoryview(data)
+    if len(view) == 0:
+        msg = "integer stream of 0 bytes; at least its codec id is needed"
+        raise CodecError(msg)
+    codec = CODECS.get(view[0] & ~ZSTD)
+    if codec is None:
+        msg = f"integer codec id {view[0] & ~ZSTD} is unknown; known: {', '.join(map(str, CODECS))}"
+        raise CodecError(msg)
+    if n == 0:
+        return np.empty(0, np.int64)
+    if not view[0] & ZSTD:
+        return codec.decode(view[1:], n)
+    size, at = get_varint(view, 1)
+    return codec.decode(zstd.decompress(view[at:], size, size_max(n)), n)
+
+
+def describe(data: Buffer) -> str:
+    """Name of the codec of a stream, such as ``"packed+zstd"``."""
+    view = memoryview(data)
+    codec = CODECS.get(view[0] & ~ZSTD) if view else None
+    name = codec.name if codec else "unknown"
+    return name + ("+zstd" if view and view[0] & ZSTD else "")
+
+
+def checked_starts(starts: Ints | None, n: int) -> Ints:
+    """Row starts of runs as the kernels want them.
+
+    Raises
+    ------
+    CodecError
+        If they do not begin at 0, ascend strictly and stay below n.
+    """
+    if starts is None or n == 0:
+        return ONE_RUN
+    out = np.ascontiguousarray(starts, dtype=np.int64)
+    if len(out) == 0 or out[0] != 0 or out[-1] >= n or not bool(np.all(out[1:] > out[:-1])):
+        msg = (
+            f"starts {out[:3].tolist()}... of {len(out)} runs must begin at 0, ascend strictly and stay below {n} rows"
+        )
+        raise CodecError(msg)
+    return out

@@ -1,0 +1,62 @@
+"""Write the golden blobs that do not exist yet. An existing one is never touched: it is what a plant has on its disks.
+
+    python tests/golden/codec/make.py
+
+Every case is a folder-less pair: NAME.bin (the blob) and NAME.npz (the columns it must decode to, for ever).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from iiot_dask import codec
+
+HERE = Path(__file__).parent
+
+
+def cases() -> dict[str, tuple[bytes, dict[str, np.ndarray]]]:
+    """Name -> (blob, columns)."""
+    rng = np.random.default_rng(2026)
+    n = 700
+    t = 1_764_000_000_000_000_000 + np.arange(n) * 10**9
+    jitter = t + rng.integers(-900, 900, n) * 1000
+    x = np.round(20 + np.cumsum(rng.normal(0, 0.1, n)), 2)
+    spiky = x.copy()
+    spiky[::90] = [np.nan, np.inf, -np.inf, -0.0, np.pi, 1e300, 5e-324, 0.1 + 0.2]
+    single = x.astype(np.float32).astype(float)
+    noise = rng.normal(size=n)
+    starts = np.arange(0, n, 70)
+    states = np.repeat(rng.integers(0, 4, 14), 50)
+    noise32 = noise.astype(np.float32).astype(float)
+    digits = rng.integers(0, 9, n)
+    mixed = np.where(np.arange(n) % 140 < 70, x, noise)
+    lossy = codec.encode_values(noise, codec.Precision(error_bound=0.015))
+    return {
+        "times-packed-line": (codec.encode_times(t), {"times": t}),
+        "times-packed-jitter": (codec.encode_times(jitter), {"times": jitter}),
+        "times-packed-runs": (codec.encode_times(jitter, starts), {"times": jitter}),
+        "values-grid-decimal": (codec.encode_values(x), {"values": x}),
+        "values-grid-exceptions": (codec.encode_values(spiky), {"values": spiky}),
+        "values-grid-single": (codec.encode_values(single), {"values": single}),
+        "values-grid-single-bits": (codec.encode_values(noise32), {"values": noise32}),
+        "values-grid-runs": (codec.encode_values(mixed, starts=starts), {"values": mixed}),
+        "values-grid-multiple": (lossy, {"values": codec.decode_values(lossy)}),
+        "values-shuffled": (codec.encode_values(noise), {"values": noise}),
+        "codes-runs": (codec.encode_codes(states), {"codes": states}),
+        "codes-packed": (codec.encode_codes(digits), {"codes": digits}),
+        "chunk": (codec.encode(jitter, spiky), {"times": jitter, "values": spiky}),
+    }
+
+
+def main() -> None:
+    for name, (blob, columns) in cases().items():
+        path = HERE / f"{name}.bin"
+        if path.exists():
+            continue
+        path.write_bytes(blob)
+        np.savez_compressed(HERE / f"{name}.npz", **columns)
+        print(path.name, len(blob))
+
+
+if __name__ == "__main__":
+    main()
