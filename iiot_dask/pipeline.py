@@ -122,7 +122,9 @@ class Pipeline:
         undo.callback(self.quarantine.close)
         self.incident_store = IncidentStore(data.part("incidents"))
         undo.callback(self.incident_store.close)
-        self.incidents = Incidents(restored=self.incident_store.open_incidents(), first=self.incident_store.last_id() + 1)
+        self.incidents = Incidents(
+            restored=self.incident_store.open_incidents(), first=self.incident_store.last_id() + 1
+        )
         self._topology_version = -1
         self._learn_topology()
 
@@ -142,7 +144,8 @@ class Pipeline:
         undo.callback(self.cluster.close, timeout=10)
         self.client = Client(self.cluster, set_as_default=False)
         undo.callback(self.client.close, timeout=10)
-        self.scaler = Scaler(cluster, self.cluster, self.clock)
+        memory = self.directory.part("checkpoints") / "forecast.bin"
+        self.scaler = Scaler(cluster, self.cluster, memory, clock=self.clock, metrics=self.metrics)
         undo.callback(self.scaler.close)
 
     def _open_stream(self, undo: contextlib.ExitStack) -> None:
