@@ -86,7 +86,7 @@ def read_incident_frame(directory: Path | str) -> pl.DataFrame:
 def _select(database: sqlite3.Connection, where: str) -> list[Incident]:
     sql = f"SELECT {_COLUMNS} FROM incident {where} ORDER BY incident"  # noqa: S608 -- constants of this file
     rows: list[tuple[Any, ...]] = database.execute(sql).fetchall()
-    return [Incident(*row[:7], tuple(json.loads(row[7])), row[8], row[9]) for row in rows]
+    return [Incident(*(*row[:7], tuple(json.loads(row[7])), *row[8:])) for row in rows]
 
 
 class IncidentStore:

@@ -7,17 +7,24 @@
 from iiot_dask.scaling.backtest import Report, backtest
 from iiot_dask.scaling.demand import factory_demand
 from iiot_dask.scaling.forecast import Forecast
+from iiot_dask.scaling.guard import Guard
 from iiot_dask.scaling.load import Observed
 from iiot_dask.scaling.policy import POLICIES, Decision, Policy, Sizing, policy
+from iiot_dask.scaling.provision import AdaptiveProvisioner, Provisioner, ScaleProvisioner, Workforce
 
 __all__ = [
     "POLICIES",
+    "AdaptiveProvisioner",
     "Decision",
     "Forecast",
+    "Guard",
     "Observed",
     "Policy",
+    "Provisioner",
     "Report",
+    "ScaleProvisioner",
     "Sizing",
+    "Workforce",
     "backtest",
     "factory_demand",
     "policy",

@@ -183,8 +183,7 @@ class Forecast:
                 s.usual += (usual - s.usual) / LEVEL_SLOTS
             self._score(slot)
             self._remember(slot, mean)
-        plain = self._plain(slot + 1)
-        self._made[slot % RING] = plain
+        self._made[slot % RING] = self._plain(slot + 1)
 
     def _remember(self, slot: int, mean: float) -> None:
         at = slot % self.slots
@@ -198,7 +197,7 @@ class Forecast:
     def _score(self, slot: int) -> None:
         """Compare the forecast whose window ends with this slot to what came."""
         s = self._s
-        made = self._made[(slot - self.lead - self.window) % RING]
+        made = self._made[(slot - self.lead - self.window - 1) % RING]
         if np.isnan(made) or made <= 0:
             return
         window = self._actual[np.arange(slot - self.window, slot + 1) % RING]
@@ -247,7 +246,7 @@ class Forecast:
 
     def _plain(self, slot: int) -> float:
         """Window maximum at the level of today, for a worker asked for in `slot`."""
-        ahead = _ahead(self._profile, self._seen, slot + self.lead - 1, slot + self.lead + self.window - 1)
+        ahead = _ahead(self._profile, self._seen, slot + self.lead, slot + self.lead + self.window)
         return float(ahead * self.level)
 
     def expect(self, now_ns: int) -> float:
