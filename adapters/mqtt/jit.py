@@ -1,0 +1,19 @@
+"""The one way a function of this adapter is compiled: cached on disk, without the interpreter's lock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compile at the first call, for arrays and numbers only. The type stays the Python function's.
+
+    The cache notices a change of the function's own file, not of what it calls elsewhere: after editing a function
+    that another file calls, touch that file too.
+    """
+    return cast("Function", numba.njit(cache=True, nogil=True)(function))

@@ -1,0 +1,174 @@
+"""From topics to local tag numbers: routes are matched once per topic, at first sight; then it is arrays."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from iiot_dask_adapters.mqtt.topic_table import UNKNOWN, TopicTable
+from iiot_dask_adapters.mqtt.topics import Route, device
+
+from iiot_dask.adapter.contract import TagInfo
+from iiot_dask.core.errors import ConfigError
+
+Ints = npt.NDArray[np.int64]
+
+NOTHING = -1
+
+
+class Growing:
+    """An int64 array with room to grow; `of` looks numbers up, `NOTHING` for negative ones."""
+
+    def __init__(self) -> None:
+        self._cells = np.empty(64, np.int64)
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def append(self, value: int) -> int:
+        """Add a cell; its position."""
+        if self._size == len(self._cells):
+            self._cells = np.concatenate((self._cells, np.empty_like(self._cells)))
+        self._cells[self._size] = value
+        self._size += 1
+        return self._size - 1
+
+    def of(self, numbers: Ints) -> Ints:
+        """The cells at `numbers`.
+
+        Examples
+        --------
+        >>> cells = Growing(); cells.append(7)
+        0
+        >>> cells.of(np.array([0, -1])).tolist()
+        [7, -1]
+        """
+        if not self._size:
+            return np.full(len(numbers), NOTHING, np.int64)
+        out: Ints = np.where(numbers >= 0, self._cells[np.maximum(numbers, 0)], NOTHING)
+        return out
+
+
+class Tags:
+    """Local tag numbers, announced once each, and the device nodes they hang from.
+
+    Parameters
+    ----------
+    classes
+        (glob, period in ns), the first that matches a tag gives its expected period.
+    limit
+        Most tags named; `add` gives `NOTHING` beyond.
+    """
+
+    def __init__(self, classes: Sequence[tuple[str, int]], limit: int) -> None:
+        self._classes = [(re.compile(fnmatch.translate(glob)).match, period) for glob, period in classes]
+        self._limit = limit
+        self._number: dict[str, int] = {}
+        self._node: dict[str, int] = {}
+        self._fresh: list[TagInfo] = []
+        self.nodes: list[str] = []
+        self.node_of = Growing()
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    def node(self, path: str) -> int:
+        """Number of a device node."""
+        number = self._node.get(path)
+        if number is None:
+            number = self._node[path] = len(self.nodes)
+            self.nodes.append(path)
+        return number
+
+    def add(self, tag: str, address: str) -> int:
+        """Number of a tag, announced at first sight; `NOTHING` when there are too many."""
+        number = self._number.get(tag)
+        if number is None:
+            if len(self._number) >= self._limit:
+                return NOTHING
+            number = self._number[tag] = len(self._number)
+            period = next((p for match, p in self._classes if match(tag)), None)
+            self._fresh.append(TagInfo(tag, device(tag), address, period_ns=period))
+            self.node_of.append(self.node(device(tag)))
+        return number
+
+    def fresh(self) -> tuple[TagInfo, ...]:
+        """Tags named since the last call."""
+        out = tuple(self._fresh)
+        self._fresh.clear()
+        return out
+
+
+class Naming:
+    """Topic bytes to (group, tags): all routes of one filter are a group, and each gives a tag of every message.
+
+    The first filter of the file that matches a topic takes it. Sparkplug groups name no tags here.
+    """
+
+    def __init__(self, routes: Sequence[Route], tags: Tags, topics_max: int) -> None:
+        groups: dict[str, list[Route]] = {}
+        for route in routes:
+            groups.setdefault(route.topic.filter, []).append(route)
+        self.groups: list[list[Route]] = list(groups.values())
+        self.table = TopicTable(topics_max)
+        self._tags = tags
+        self._group, self._base, self._node = Growing(), Growing(), Growing()
+        self._flat = Growing()
+
+    def numbers(self, data: npt.NDArray[np.uint8], starts: Ints, sizes: Ints) -> Ints:
+        """Topic numbers, `NOTHING` where the limit is reached; new topics are matched with the routes."""
+        known = len(self.table)
+        out = self.table.numbers(data, starts, sizes)
+        for number in range(known, len(self.table)):
+            self._learn(self.table.text(number))
+        return out
+
+    def _learn(self, topic: bytes) -> None:
+        group, tags, node = NOTHING, [], NOTHING
+        try:
+            text = topic.decode()
+        except UnicodeDecodeError:
+            text = ""
+        levels = text.split("/")
+        for k, routes in enumerate(self.groups):
+            found = routes[0].match(levels) if text else None
+            if found is None:
+                continue
+            group = k
+            if routes[0].topic.payload != "sparkplug":
+                tags = [self._tag(route, found, text) for route in routes]
+                named = next((t for t in tags if t != NOTHING), NOTHING)
+                node = int(self._tags.node_of.of(np.array([named]))[0])
+                if named == NOTHING:
+                    group = NOTHING
+            break
+        self._group.append(group)
+        self._node.append(node)
+        self._base.append(len(self._flat) if tags else NOTHING)
+        for tag in tags:
+            self._flat.append(tag)
+
+    def _tag(self, route: Route, found: Sequence[str], topic: str) -> int:
+        try:
+            name = route.tag(found)
+        except ConfigError:
+            # No legal name: its messages are counted as rejected, with the topic as raw bytes.
+            return NOTHING
+        return self._tags.add(name, topic)
+
+    def group_of(self, numbers: Ints) -> Ints:
+        """Per topic its group, `NOTHING` when no filter takes it or its tag has no legal name."""
+        return self._group.of(numbers)
+
+    def node_of(self, numbers: Ints) -> Ints:
+        """Per topic the position of its device in `Tags.nodes`."""
+        return self._node.of(numbers)
+
+    def tag_of(self, numbers: Ints, route: int) -> Ints:
+        """Per topic the tag of its group's `route`-th route."""
+        base = self._base.of(numbers)
+        return self._flat.of(np.where(base == NOTHING, UNKNOWN, base + route))
