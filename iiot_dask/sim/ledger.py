@@ -85,6 +85,10 @@ class Ledger:
         """Rows ``start <= row < stop`` arrived at the other side; rows that were not kept are ignored."""
         self._acknowledged[start : min(stop, self._n)] = True
 
+    def acknowledge_rows(self, rows: Ints) -> None:
+        """These rows arrived at the other side; rows that were not kept are ignored."""
+        self._acknowledged[rows[rows < self._n]] = True
+
     def frame(self, names: list[str], protocol_of: npt.NDArray[np.integer], protocols: tuple[str, ...]) -> pl.DataFrame:
         """The rows ordered by tag and time, with names; see `Truth.samples` for the columns."""
         import polars as pl
