@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from iiot_dask.adapter.childlog import Blotter, set_up
+from iiot_dask.adapter.childlog import Blotter, set_up, set_up_structlog
 from iiot_dask.adapter.contract import Adapter, Context, Poll
 from iiot_dask.adapter.limits import Limits, apply
 from iiot_dask.adapter.message import Failure, Family, Opening, State, poll_frames
@@ -274,6 +274,7 @@ async def serve(descriptors: tuple[int, int], blotter: Blotter, *, check: bool) 
         apply(limits)
         registry: Registry[Adapter] = Registry("iiot_dask.adapters", "adapter")
         kind = registry.load(opening.config.kind)
+        set_up_structlog(blotter)
         context = context_of(opening, blotter, clock)
         if check:
             problems = await kind.check(context)
