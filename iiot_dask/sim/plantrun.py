@@ -126,8 +126,9 @@ class PlantRun:
         return self._start_ns + t_ns, self.factory.values(tags, np.full(len(tags), t_ns))
 
     async def begin(self) -> None:
-        """Let the devices send; the plant's time starts at the next whole ms."""
-        if self._running or self._start_ns or self._edge is None:
+        """Let the devices send; the plant's time starts now, in whole ms. Asked again, it only says so again."""
+        if self._start_ns or self._edge is None:
+            self._emit("started", ns=self._start_ns)
             return
         await self._edge.connect()
         self._start_ns = self._clock.now_ns() // MS * MS
@@ -209,16 +210,16 @@ class PlantRun:
 
     async def quiesce(self) -> None:
         """Stop sending and wait until the broker has acknowledged everything; servers stay up."""
-        if not self._running:
-            return
-        self._frozen_ns = self._now()
-        self._running = False
-        if self._task is not None:
-            await asyncio.wait([self._task])
-        self._node.stop()
-        self._stop_ns = self._clock.now_ns()
-        drained = [await session.drain(DRAIN_S) for session in (self._bulk, self._edge) if session is not None]
-        self._emit("stopped", ns=self._stop_ns, rows=len(self._ledger), drained=all(drained))
+        drained = True
+        if self._running:
+            self._frozen_ns = self._now()
+            self._running = False
+            if self._task is not None:
+                await asyncio.wait([self._task])
+            self._node.stop()
+            self._stop_ns = self._clock.now_ns()
+            drained = all([await s.drain(DRAIN_S) for s in (self._bulk, self._edge) if s is not None])
+        self._emit("stopped", ns=self._stop_ns, rows=len(self._ledger), drained=drained)
 
     async def close(self) -> None:
         """Stop sending, end the servers, write truth.parquet and truth.json into the directory."""

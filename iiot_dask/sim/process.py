@@ -47,7 +47,8 @@ class FactoryProcess:
         self.endpoints: dict[str, str] = {}
         self.broker: str = broker
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS_MAX)
-        self._waiting: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        # One answer a call, and the end: it can not fill.
+        self._waiting: queue.Queue[dict[str, Any] | None] = queue.Queue(maxsize=8)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 

@@ -129,6 +129,7 @@ def test_what_strangers_hear_is_what_the_truth_says(tmp_path, listen, until, bro
         )
         asyncio.run(poll_modbus(port_of(ends["compressor"]), 1, 2))
         stop_ns = process.quiesce()
+        assert (process.begin(), process.quiesce()) == (start_ns, stop_ns)
         listener.catch_up()
         quiet = len(listener.messages)
         asyncio.run(poll_modbus(port_of(ends["presses"]), 2, 1))
