@@ -115,6 +115,7 @@ class ModbusAdapter:
         self._answers = Answers()
         self._lanes: list[Lane] = []
         self._running: dict[asyncio.Task[None], Lane] = {}
+        self._gate = asyncio.Event()
         self._announced = False
         self._reported_ns = 0
         self._reported = 0
@@ -143,7 +144,7 @@ class ModbusAdapter:
         self._lanes = [
             Lane(
                 self._infos, self._session(), units[rank::count], self._answers, self._context.clock,
-                Backoff(RECONNECT_NS, RECONNECT_CAP_NS, rng), self._context.config.name,
+                Backoff(RECONNECT_NS, RECONNECT_CAP_NS, rng), self._context.config.name, self._gate,
             )
             for rank in range(count)
         ]  # fmt: skip
@@ -166,22 +167,40 @@ class ModbusAdapter:
         return units
 
     async def read(self) -> Poll:
-        """Run what is due and hand over what was answered; an unanswered request is waited for 100 ms at a time."""
+        """Run what is due and hand over what was answered; an unanswered request is waited for 100 ms at a time.
+
+        Requests go out only while this runs: what was answered is never left behind, but for a request that a slow
+        device has kept waiting for longer than that.
+        """
         clock = self._context.clock
         now = clock.monotonic_ns()
         busy = set(self._running.values())
         for lane in self._lanes:
             if lane not in busy and lane.next_ns() <= now and self._answers.rows < ROWS_MAX:
                 self._running[asyncio.create_task(lane.turn())] = lane
-        if self._running:
-            done, _ = await asyncio.wait(self._running, timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                del self._running[task]
-                task.result()
-        else:
-            due = min(lane.next_ns() for lane in self._lanes)
-            await asyncio.sleep(min(WAIT_S, max(0.0, (due - now) / 1e9)))
+        self._gate.set()
+        try:
+            await self._wait(now)
+        finally:
+            self._gate.clear()
+        for task in [task for task in self._running if task.done()]:
+            del self._running[task]
+            task.result()
         return self._poll()
+
+    async def _wait(self, now: int) -> None:
+        """Until every lane has done its turn, but for those whose device is slow: they end when they end."""
+        brisk = [task for task, lane in self._running.items() if not lane.slow(WAIT_S)]
+        if brisk:
+            await asyncio.wait(brisk, timeout=WAIT_S)
+            return
+        busy = set(self._running.values())
+        due = min((lane.next_ns() for lane in self._lanes if lane not in busy), default=now + round(WAIT_S * 1e9))
+        patience = min(WAIT_S, max(0.0, (due - now) / 1e9))
+        if self._running:
+            await asyncio.wait(self._running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(patience)
 
     def _poll(self) -> Poll:
         self._report()
@@ -208,21 +227,25 @@ class ModbusAdapter:
         """Nothing to do: a Modbus device keeps no samples."""
 
     async def finish(self) -> Poll:
-        """Wait for the requests that are out and hand over their answers: the last `read` before `close`."""
-        if self._running:
-            await asyncio.wait(self._running)
-            for task in self._running:
-                task.result()
-            self._running.clear()
+        """Send no more requests, wait for those that are out and hand over their answers: the last `read` before `close`."""
+        await self._settle()
         return self._poll()
 
     async def close(self) -> None:
         """Let the requests that are out come home, then close the connections."""
-        if self._running:
-            await asyncio.wait(self._running)
-            self._running.clear()
+        await self._settle()
         for lane in self._lanes:
             lane.session.close()
+
+    async def _settle(self) -> None:
+        for lane in self._lanes:
+            lane.stopping = True
+        self._gate.set()
+        if self._running:
+            await asyncio.wait(self._running)
+        for task in self._running:
+            task.result()
+        self._running.clear()
 
     @classmethod
     async def check(cls, context: Context) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -82,8 +83,12 @@ class Lane:
         clock: Clock,
         backoff: Backoff,
         name: str,
+        gate: asyncio.Event,
     ) -> None:
         self.infos = infos
+        self.gate = gate
+        self.stopping = False
+        self._asked_s: float | None = None
         self.name = name
         self.session = session
         self.units = units
@@ -98,6 +103,10 @@ class Lane:
     def next_ns(self) -> int:
         """Steady time of the next thing to do, ns."""
         return max(self.retry_ns, min(unit.next_ns() for unit in self.units))
+
+    def slow(self, patience_s: float) -> bool:
+        """Whether the request that is out has been so for longer than this."""
+        return self._asked_s is not None and asyncio.get_running_loop().time() - self._asked_s > patience_s
 
     async def turn(self) -> None:
         """Read everything that is due, unit by unit, most overdue first."""
@@ -163,7 +172,11 @@ class Lane:
 
     async def _ask(self, unit: Unit, block: Block) -> Reply | None:
         """One request. A lost connection is opened once more and the request repeated; None = no answer."""
+        await self.gate.wait()
+        if self.stopping:
+            return None
         for again in (True, False):
+            self._asked_s = asyncio.get_running_loop().time()
             try:
                 return await self.session.read(unit.number, block.table, block.start, block.count)
             except NoAnswerError as error:
@@ -184,9 +197,15 @@ class Lane:
                 self._lose(str(error))
                 if not await self._connect():
                     return None
+            finally:
+                self._asked_s = None
         return None
 
     async def _connect(self) -> bool:
+        await self.gate.wait()
+        if self.stopping:
+            return False
+        self._asked_s = asyncio.get_running_loop().time()
         try:
             await self.session.connect()
         except LostError as error:
@@ -197,6 +216,8 @@ class Lane:
                     unit.down = True
                     self._events("device_down", unit, str(error))
             return False
+        finally:
+            self._asked_s = None
         self.backoff.reset()
         self.retry_ns = 0
         for unit in self.units:
