@@ -24,6 +24,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from iiot_dask.health import charts
+
 JIT = {"cache": True, "nogil": True, "fastmath": False}
 NEVER = np.iinfo(np.int64).max
 UNSEEN = np.iinfo(np.int64).min
@@ -67,9 +69,13 @@ KNOBS_DTYPE = np.dtype(
         ("flat_ns", "<f8"),
         ("flat_run", "<u4"),
         ("warm_gaps", "<u4"),
+        ("kinds", "<i8"),  # bit mask of the kinds that are told
+        ("clock_ns", "<f8"),
     ]
 )
 
+ROW_CHANGES = 24
+"""Most changes one row, or the conditions of one tag, can make."""
 ODD_SHARE = 0.25
 """Above this share of irregular gaps a tag has no rhythm."""
 
@@ -98,7 +104,8 @@ def _threshold_ns(s: Any, k: Any) -> Any:
 
 
 @numba.njit(**JIT)
-def _learn_gap(s: Any, gap: float) -> None:
+def _learn_gap(s: Any, gap: float) -> bool:
+    """Fold one gap into the rhythm; True when a new period was taken over at once."""
     n = s.gaps
     s.gaps = n + 1
     if n == 0:
@@ -106,7 +113,8 @@ def _learn_gap(s: Any, gap: float) -> None:
         s.gap = gap
         s.spread = 0.25 * gap
         s.longest = gap
-        return
+        return False
+    relocked = False
     period = float(s.period)
     slots = max(1.0, np.round(gap / period))
     odd = slots > 8.0 or abs(gap - slots * period) > 0.25 * period
@@ -117,6 +125,7 @@ def _learn_gap(s: Any, gap: float) -> None:
             s.alike = 0
             period = gap
             s.period = gap
+            relocked = True
         odd = False
     else:
         s.alike = 0
@@ -133,6 +142,7 @@ def _learn_gap(s: Any, gap: float) -> None:
         s.longest = gap
     else:
         s.longest += (gap - s.longest) / (1024.0 if s.odd >= ODD_SHARE else 64.0)
+    return relocked
 
 
 @numba.njit(**JIT)
@@ -149,7 +159,7 @@ def _relearn(s: Any, gap: float) -> None:
 
 
 @numba.njit(**JIT)
-def _arrival(s: Any, tag: int, received: int, k: Any, out: Any, at: int) -> int:
+def _arrival(s: Any, c: Any, tag: int, received: int, k: Any, out: Any, at: int) -> int:
     """Fold one arrival into the rhythm; the new length of `out`."""
     if s.rx == UNSEEN:
         s.rx = received
@@ -162,7 +172,7 @@ def _arrival(s: Any, tag: int, received: int, k: Any, out: Any, at: int) -> int:
         # The sweep ran ahead of this sample (another adapter's clock): take it back.
         s.flags &= ~np.uint32(F_SILENT)
         at = _emit(out, at, tag, SILENCE, False, s.silent_ns, received, gap / s.period)
-        _learn_gap(s, gap)
+        at = charts.rate(c, _learn_gap(s, gap), gap, s.period, tag, received, k.kinds, out, at)
     elif s.due != NEVER and received > s.due:
         if not s.flags & F_SILENT:
             s.silent_ns = s.rx + np.int64(s.period)
@@ -175,7 +185,7 @@ def _arrival(s: Any, tag: int, received: int, k: Any, out: Any, at: int) -> int:
             _relearn(s, gap)
     else:
         s.longs = 0
-        _learn_gap(s, gap)
+        at = charts.rate(c, _learn_gap(s, gap), gap, s.period, tag, received, k.kinds, out, at)
     s.rx = received
     judged = s.gaps >= k.warm_gaps and (s.odd == 0.0 or s.gaps >= 32)
     if not judged:
@@ -249,31 +259,61 @@ def _value(s: Any, tag: int, time: int, value: float, received: int, k: Any, out
 
 
 @numba.njit(**JIT)
-def update_kernel(
-    state: Any,
-    local: Any,
-    tag: Any,
-    time: Any,
-    value: Any,
-    quality: Any,
-    received: Any,
-    mute: Any,
-    knobs: Any,
-    out: Any,
-) -> int:
-    """Fold rows, in order of arrival, into `state`; returns how many changes were written to `out`.
+def _transmission(
+    s: Any, c: Any, cells: Any, tag: int, time: int, value: float, bad: bool, seq: int, received: int, k: Any, out: Any,
+    at: int,
+) -> int:  # fmt: skip
+    """Copies, order, sequence and clock of one row, before its value is taken over; the new length of `out`."""
+    known = s.time != UNSEEN
+    same = known and time == c.time
+    alike = value == c.value or (np.isnan(value) and np.isnan(c.value))
+    copy = same and alike and (seq == charts.NO_SEQ or seq == c.seq)
+    late = known and time < s.time
+    if known:
+        at = charts.copies(
+            c, cells, copy, same and not alike, time > s.time, tag, received, k.log_odds, k.kinds, out, at
+        )
+    if copy:
+        return at
+    c.time = time
+    c.value = value
+    at = charts.quality_chart(cells, bad, tag, received, k.log_odds, k.kinds, out, at)
+    at = charts.sequence(c, cells, seq, late, tag, received, k.log_odds, k.kinds, out, at)
+    if c.still < 2:
+        at = charts.clock(c, cells, time, late, s.period, tag, received, k.log_odds, k.clock_ns, k.kinds, out, at)
+        if late and c.kind != 0:
+            # The clock was set back: what counts as new begins there.
+            s.time = time
+    return at
 
-    `state`: STATE_DTYPE[tags]; `local`: index into it per row; `mute`: bool[256], quality codes that say that nothing
-    came from the device; `knobs`: KNOBS_DTYPE[1]; `out`: CHANGE_DTYPE with room for 5 entries a row.
+
+@numba.njit(**JIT)
+def update_kernel(
+    state: Any, clocks: Any, bank: Any, local: Any, tag: Any, time: Any, value: Any, quality: Any, seq: Any, received: Any,
+    mute: Any, knobs: Any, out: Any,
+) -> int:  # fmt: skip
+    """Fold rows, in order of arrival, into the state; returns how many changes were written to `out`.
+
+    `state`: STATE_DTYPE[tags]; `clocks`: charts.CLOCK_DTYPE[tags]; `bank`: charts.CELL_DTYPE[tags, charts.CELLS];
+    `local`: index into them per row; `seq`: uint64, charts.NO_SEQ where there is none; `mute`: bool[256], quality codes
+    that say that nothing came from the device; `knobs`: KNOBS_DTYPE[1]; `out`: CHANGE_DTYPE with room for ROW_CHANGES
+    entries a row.
     """
     n = 0
     k = knobs[0]
     for i in range(len(local)):
-        if mute[quality[i]]:
-            continue
         s = state[local[i]]
-        n = _arrival(s, tag[i], received[i], k, out, n)
-        if quality[i] < 128 and value[i] == value[i]:
+        cells = bank[local[i]]
+        bad = quality[i] >= 128
+        if mute[quality[i]]:
+            n = charts.quality_chart(cells, bad, tag[i], received[i], k.log_odds, k.kinds, out, n)
+            continue
+        c = clocks[local[i]]
+        n = _transmission(s, c, cells, tag[i], time[i], value[i], bad, seq[i], received[i], k, out, n)
+        n = _arrival(s, c, tag[i], received[i], k, out, n)
+        # A row with a device time nobody knows yet what to make of does not move the time that counts.
+        doubtful = c.run > 0 and c.kind == 0
+        if not bad and not doubtful and not np.isnan(value[i]):
             n = _value(s, tag[i], time[i], value[i], received[i], k, out, n)
     return n
 
@@ -302,8 +342,8 @@ def excuse_kernel(state: Any, span_ns: int) -> None:
 
 
 @numba.njit(**JIT)
-def conditions_kernel(state: Any, shard: int, shards: int, out: Any) -> int:
-    """Write what holds now (armed, silent, flat) as changes; returns how many. `out` has room for 3 a tag."""
+def conditions_kernel(state: Any, clocks: Any, bank: Any, shard: int, shards: int, mask: int, out: Any) -> int:
+    """Write what holds now as changes; returns how many. `out` has room for ROW_CHANGES a tag."""
     n = 0
     for i in range(len(state)):
         s = state[i]
@@ -314,4 +354,5 @@ def conditions_kernel(state: Any, shard: int, shards: int, out: Any) -> int:
             n = _emit(out, n, tag, SILENCE, True, s.silent_ns, s.due, 1.0)
         if s.flags & F_FLAT:
             n = _emit(out, n, tag, FLATLINE, True, s.moved, s.moved, 1.0)
+        n = charts.conditions(clocks[i], bank[i], tag, mask, out, n)
     return n

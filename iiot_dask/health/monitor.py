@@ -17,13 +17,14 @@ import numpy.typing as npt
 from iiot_dask.core.batch import Batch
 from iiot_dask.core.errors import ChecksumError, DataError, VersionError
 from iiot_dask.core.quality import Quality
-from iiot_dask.health import kernel
-from iiot_dask.health.kinds import CHANGE_DTYPE
+from iiot_dask.health import charts, kernel
+from iiot_dask.health.kinds import CHANGE_DTYPE, Kind
 
 MAGIC = b"IIHM"
-VERSION = 1
+VERSION = 2
 _HEADER = struct.Struct("<4sHHIIQqqq")
 _CRC = struct.Struct("<I")
+_ITEM = kernel.STATE_DTYPE.itemsize + charts.CLOCK_DTYPE.itemsize + charts.CELLS * charts.CELL_DTYPE.itemsize
 
 ROWS_MAX = 1 << 28
 """Most tags of one shard."""
@@ -43,6 +44,14 @@ _MUTE[
         Quality.BAD_STALE,
     ]
 ] = True
+
+LIVE_KINDS = frozenset(
+    {
+        Kind.SILENCE, Kind.FLATLINE, Kind.STORM, Kind.DUPLICATE, Kind.OUT_OF_ORDER, Kind.BACKDATED, Kind.FUTURE,
+        Kind.LOSS, Kind.RESET, Kind.CLOCK_JUMP, Kind.CLOCK_DRIFT, Kind.CLOCK_STUCK, Kind.EPOCH, Kind.BAD_QUALITY,
+    }
+)  # fmt: skip
+"""Conditions told live. A changed rate is left out: plants change it with the shift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,10 @@ class Knobs:
         While a whole shard has been quiet for longer than `stall_ns` but not for `grace_ns`, it may be our receiving side
         that hangs: silence waits. From then on it is believed. After a step of the caller's clock by more than
         `grace_ns` we were restarted.
+    clock_ns
+        A device clock is off only beyond this, ns (and beyond eight times its usual scatter).
+    kinds
+        Conditions that are told; everything is tracked anyway.
     restart_ns
         Extra time for everyone after our own restart, ns: adapters must connect first.
     """
@@ -81,18 +94,28 @@ class Knobs:
     stall_ns: int = 2_000_000_000
     grace_ns: int = 10_000_000_000
     restart_ns: int = 20_000_000_000
+    clock_ns: int = 10_000_000_000
+    kinds: frozenset[Kind] = LIVE_KINDS
 
     @classmethod
     def offline(cls) -> Self:
-        """Knobs for recorded data, where time stamps are the truth: no stalls of ours, a floor of 1 s."""
-        return cls(floor_ns=1_000_000_000, stall_ns=0, grace_ns=0, restart_ns=0)
+        """Knobs for recorded data, where time stamps are the truth: no stalls of ours, floors of 1 s, all kinds."""
+        return cls(
+            floor_ns=1_000_000_000, stall_ns=0, grace_ns=0, restart_ns=0, clock_ns=1_000_000_000, kinds=frozenset(Kind)
+        )
 
 
 def _record(knobs: Knobs) -> npt.NDArray[np.void]:
     out = np.zeros(1, kernel.KNOBS_DTYPE)
     for name in kernel.KNOBS_DTYPE.names or ():
-        out[name] = getattr(knobs, name)
+        if name != "kinds":
+            out[name] = getattr(knobs, name)
+    out["kinds"] = _mask(knobs)
     return out
+
+
+def _mask(knobs: Knobs) -> int:
+    return sum(1 << kind for kind in knobs.kinds)
 
 
 def _fresh(rows: int) -> npt.NDArray[np.void]:
@@ -102,9 +125,19 @@ def _fresh(rows: int) -> npt.NDArray[np.void]:
     return out
 
 
+def _fresh_clocks(rows: int) -> npt.NDArray[np.void]:
+    out = np.zeros(rows, charts.CLOCK_DTYPE)
+    out["seq"] = charts.NO_SEQ
+    return out
+
+
+def _fresh_bank(rows: int) -> npt.NDArray[np.void]:
+    return np.zeros((rows, charts.CELLS), charts.CELL_DTYPE)
+
+
 @dataclass(slots=True)
 class Monitor:
-    """Health of the tags with ``tag % shards == shard``; 112 bytes a tag, grown as tags appear.
+    """Health of the tags with ``tag % shards == shard``; 372 bytes a tag, grown as tags appear.
 
     Parameters
     ----------
@@ -135,6 +168,8 @@ class Monitor:
     shards: int
     knobs: Knobs = field(default_factory=Knobs)
     state: npt.NDArray[np.void] = field(default_factory=lambda: _fresh(0))
+    clocks: npt.NDArray[np.void] = field(default_factory=lambda: _fresh_clocks(0))
+    bank: npt.NDArray[np.void] = field(default_factory=lambda: _fresh_bank(0))
     rows: int = 0
     """Tags in use: highest local index + 1."""
     heard_ns: int = kernel.UNSEEN
@@ -155,10 +190,11 @@ class Monitor:
             received = batch.received
             local = (batch.tag // np.uint32(self.shards)).astype(np.int64)
             self._room(int(local.max()) + 1)
-            out = np.empty(5 * len(batch), CHANGE_DTYPE)
+            seq = _seq(batch)
+            out = np.empty(kernel.ROW_CHANGES * len(batch), CHANGE_DTYPE)
             n = kernel.update_kernel(
-                self.state, local, batch.tag, batch.time, batch.value, batch.quality, received, _MUTE,
-                _record(self.knobs), out,
+                self.state, self.clocks, self.bank, local, batch.tag, batch.time, batch.value, batch.quality, seq, received,
+                _MUTE, _record(self.knobs), out,
             )  # fmt: skip
             parts.append(out[:n].copy())
             self.heard_ns = max(self.heard_ns, int(received.max()))
@@ -195,9 +231,11 @@ class Monitor:
         return self.conditions()
 
     def conditions(self) -> npt.NDArray[np.void]:
-        """What holds now (armed, silent, flat) as changes: tells a new incident engine where things stand."""
-        out = np.empty(3 * self.rows, CHANGE_DTYPE)
-        n = kernel.conditions_kernel(self.state[: self.rows], self.shard, self.shards, out)
+        """What holds now as changes (armed, silent, …): tells a new incident engine where things stand."""
+        out = np.empty(kernel.ROW_CHANGES * self.rows, CHANGE_DTYPE)
+        n = kernel.conditions_kernel(
+            self.state[: self.rows], self.clocks, self.bank, self.shard, self.shards, _mask(self.knobs), out
+        )
         return out[:n].copy()
 
     def _room(self, rows: int) -> None:
@@ -205,18 +243,21 @@ class Monitor:
             msg = f"tag index {rows - 1} in shard {self.shard} of {self.shards}; at most {ROWS_MAX} tags a shard"
             raise DataError(msg)
         if rows > len(self.state):
-            grown = _fresh(max(rows, 2 * len(self.state), 64))
-            grown[: self.rows] = self.state[: self.rows]
-            self.state = grown
+            size = max(rows, 2 * len(self.state), 64)
+            state, clocks, bank = _fresh(size), _fresh_clocks(size), _fresh_bank(size)
+            state[: self.rows] = self.state[: self.rows]
+            clocks[: self.rows] = self.clocks[: self.rows]
+            bank[: self.rows] = self.bank[: self.rows]
+            self.state, self.clocks, self.bank = state, clocks, bank
         self.rows = max(self.rows, rows)
 
     def to_bytes(self) -> bytes:
         """The state, versioned and checksummed; no pickle. Knobs are not part of it."""
         head = _HEADER.pack(
-            MAGIC, VERSION, kernel.STATE_DTYPE.itemsize, self.shard, self.shards, self.rows, self.heard_ns, self.swept_ns,
+            MAGIC, VERSION, _ITEM, self.shard, self.shards, self.rows, self.heard_ns, self.swept_ns,
             self.excused_ns,
         )  # fmt: skip
-        body = head + self.state[: self.rows].tobytes()
+        body = head + b"".join(part[: self.rows].tobytes() for part in (self.state, self.clocks, self.bank))
         return body + _CRC.pack(zlib.crc32(body))
 
     @classmethod
@@ -238,8 +279,23 @@ class Monitor:
         if zlib.crc32(body) != _CRC.unpack_from(payload, len(body))[0]:
             msg = f"health state of {len(payload)} bytes fails its CRC-32: damaged since it was written"
             raise ChecksumError(msg)
-        if version != VERSION or item != kernel.STATE_DTYPE.itemsize:
+        if version != VERSION or item != _ITEM:
             msg = f"health state has version {version} with {item} bytes a tag; this program reads version {VERSION}"
             raise VersionError(msg)
-        state = np.frombuffer(body, kernel.STATE_DTYPE, count=rows, offset=_HEADER.size).copy()
-        return cls(shard, shards, knobs or Knobs(), state, rows, heard, swept, excused)
+        at = _HEADER.size
+        state = np.frombuffer(body, kernel.STATE_DTYPE, count=rows, offset=at).copy()
+        at += state.nbytes
+        clocks = np.frombuffer(body, charts.CLOCK_DTYPE, count=rows, offset=at).copy()
+        at += clocks.nbytes
+        bank = np.frombuffer(body, charts.CELL_DTYPE, count=rows * charts.CELLS, offset=at)
+        bank = bank.reshape(rows, charts.CELLS).copy()
+        return cls(shard, shards, knobs or Knobs(), state, clocks, bank, rows, heard, swept, excused)
+
+
+def _seq(batch: Batch) -> npt.NDArray[np.uint64]:
+    """Sequence numbers, `charts.NO_SEQ` where there is none."""
+    column = batch.data.column("seq")
+    if column.null_count == len(column):
+        return np.full(len(column), charts.NO_SEQ)
+    filled: npt.NDArray[np.uint64] = column.fill_null(int(charts.NO_SEQ)).to_numpy(zero_copy_only=False)
+    return filled

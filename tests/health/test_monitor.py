@@ -267,5 +267,5 @@ def test_random_rows_never_break_the_state(rng):
             quality=rng.integers(0, 256, n),
         )
         changes = monitor.update(rows, int(rng.integers(0, 2**62)))
-        assert np.isin(changes["kind"], [Kind.ARMED, Kind.SILENCE, Kind.FLATLINE]).all()
+        assert np.isin(changes["kind"], [int(k) for k in Kind]).all()
     assert Monitor.from_bytes(monitor.to_bytes()).to_bytes() == monitor.to_bytes()
