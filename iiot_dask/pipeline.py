@@ -7,6 +7,7 @@ the flow itself, so everything that was acknowledged is in history when `stop` r
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from iiot_dask.stream.microbatch import MicroBatch
 from iiot_dask.stream.topology import OnFailure, OnResult, StreamGraph
 from iiot_dask.stream.work import ShardResult
 from iiot_dask.taps import Taps
+from iiot_dask.warm import WarmWorker, warm_ingest, warm_work
 from iiot_dask.work import PlantWork
 
 TICK_S = 1.0
@@ -96,6 +98,8 @@ class Pipeline:
         self._started_ns = self.clock.monotonic_ns()
         with contextlib.ExitStack() as undo:
             undo.enter_context(self.directory)
+            warm_ingest()
+            warm_work()
             self._open_stores(undo)
             self._open_cluster(undo)
             self._open_stream(undo)
@@ -138,12 +142,15 @@ class Pipeline:
             processes=cluster.processes,
             memory_limit=cluster.memory if cluster.processes else 0,
             host="127.0.0.1" if cluster.processes else None,
-            dashboard_address=None,
-            silence_logs=False,
+            # The scheduler unpickles what it is sent: nothing of it may listen beyond this machine.
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            silence_logs=logging.ERROR,
         )
         undo.callback(self.cluster.close, timeout=10)
         self.client = Client(self.cluster, set_as_default=False)
         undo.callback(self.client.close, timeout=10)
+        self.client.register_plugin(WarmWorker())
         memory = self.directory.part("checkpoints") / "forecast.bin"
         self.scaler = Scaler(cluster, self.cluster, memory, clock=self.clock, metrics=self.metrics)
         undo.callback(self.scaler.close)
