@@ -108,14 +108,14 @@ class Opening:
     def frame(self) -> Frame:
         """As an OPEN frame."""
         document = {
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.model_dump(),
             "base": str(self.base),
             "position": self.position,
             "classes": [list(item) for item in self.classes],
             "limits": dict(self.limits),
         }
-        # json, not orjson: a plug-in's options may hold TOML's nan and inf.
-        return Frame(Kind.OPEN, json.dumps(document).encode())
+        # json, not orjson: a plug-in's options may hold TOML's nan and inf; its dates and times arrive as text.
+        return Frame(Kind.OPEN, json.dumps(document, default=str).encode())
 
     @classmethod
     def of(cls, frame: Frame) -> Opening:
