@@ -15,7 +15,7 @@ from iiot_dask.core.config import Model, Span
 from iiot_dask.core.errors import ConfigError
 from iiot_dask.core.times import span_ns
 
-from .lane import Answers, Lane
+from .lane import Answers, Lane, Standing
 from .plan import BITS_MAX, WORDS_MAX, Limits
 from .probe import probe
 from .registers import Address, Point, layout, parse_address
@@ -27,6 +27,7 @@ WAIT_S = 0.1
 RETRY_NS = 1_000_000_000
 RECONNECT_NS = 250_000_000
 RECONNECT_CAP_NS = 5_000_000_000
+REFUSED_MAX = 3
 REPORT_NS = 10_000_000_000
 
 
@@ -141,10 +142,11 @@ class ModbusAdapter:
         spread([group for unit in units for group in unit.groups], start)
         self._reported_ns = start
         count = min(self._options.connections, len(units))
+        standing = Standing(self._context.config.name, self._answers, self._context.clock)
         self._lanes = [
             Lane(
                 self._infos, self._session(), units[rank::count], self._answers, self._context.clock,
-                Backoff(RECONNECT_NS, RECONNECT_CAP_NS, rng), self._context.config.name, self._gate,
+                Backoff(RECONNECT_NS, RECONNECT_CAP_NS, rng), standing, self._gate,
             )
             for rank in range(count)
         ]  # fmt: skip
@@ -186,7 +188,22 @@ class ModbusAdapter:
         for task in [task for task in self._running if task.done()]:
             del self._running[task]
             task.result()
+        self._share()
         return self._poll()
+
+    def _share(self) -> None:
+        """A lane that is refused a connection while another one is answered: the device allows no more connections."""
+        busy = set(self._running.values())
+        for lane in [lane for lane in self._lanes if lane.refused >= REFUSED_MAX and lane not in busy]:
+            host = next((other for other in self._lanes if other.answered_ns > lane.refused_ns), None)
+            if host is None:
+                continue
+            self._lanes.remove(lane)
+            host.units += lane.units
+            for unit in lane.units:
+                unit.retry_ns = 0
+            reason = f"{self._endpoint} allows {len(self._lanes)} connections; unit ids share them"
+            self._answers.events.append(Event("info", self._context.config.name, self._context.clock.now_ns(), reason))
 
     async def _wait(self, now: int) -> None:
         """Until every lane has done its turn, but for those whose device is slow: they end when they end."""

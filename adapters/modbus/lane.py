@@ -67,6 +67,33 @@ class Answers:
         return Batch.of(tag=parts[0], time=parts[1], value=parts[2], quality=parts[3], received=parts[1]), events
 
 
+class Standing:
+    """Whether the adapter has a connection at all, over all its lanes: said once when that changes."""
+
+    def __init__(self, name: str, answers: Answers, clock: Clock) -> None:
+        self.name = name
+        self._answers = answers
+        self._clock = clock
+        self._up: set[int] = set()
+        self._said: EventKind | None = None
+
+    def gained(self, lane: Lane, reason: str) -> None:
+        """A lane has a connection."""
+        self._up.add(id(lane))
+        self._say("connected", reason)
+
+    def lost(self, lane: Lane, reason: str) -> None:
+        """A lane has none."""
+        self._up.discard(id(lane))
+        if not self._up:
+            self._say("disconnected", reason)
+
+    def _say(self, kind: EventKind, reason: str) -> None:
+        if kind != self._said:
+            self._said = kind
+            self._answers.events.append(Event(kind, self.name, self._clock.now_ns(), reason))
+
+
 class Lane:
     """Polls its units over one `Session`.
 
@@ -82,22 +109,26 @@ class Lane:
         answers: Answers,
         clock: Clock,
         backoff: Backoff,
-        name: str,
+        standing: Standing,
         gate: asyncio.Event,
     ) -> None:
         self.infos = infos
+        self.standing = standing
         self.gate = gate
         self.stopping = False
         self._asked_s: float | None = None
-        self.name = name
         self.session = session
         self.units = units
         self.answers = answers
         self.clock = clock
         self.backoff = backoff
         self.retry_ns = 0
-        self.ever = False
-        self.lost = False
+        self.refused = 0
+        """Connections in a row that could not be made."""
+        self.refused_ns = 0
+        """Steady time of the first of them, ns."""
+        self.answered_ns = 0
+        """Steady time of the last answer, ns."""
         self.texts: dict[int, str] = {}
 
     def next_ns(self) -> int:
@@ -194,7 +225,7 @@ class Lane:
                 if not again:
                     self._down(unit, str(error))
                     return None
-                self._lose(str(error))
+                self.standing.lost(self, str(error))
                 if not await self._connect():
                     return None
             finally:
@@ -209,8 +240,11 @@ class Lane:
         try:
             await self.session.connect()
         except LostError as error:
-            self._lose(str(error))
-            self.retry_ns = self.clock.monotonic_ns() + self.backoff.next()
+            now = self.clock.monotonic_ns()
+            self.standing.lost(self, str(error))
+            self.refused_ns = self.refused_ns if self.refused else now
+            self.refused += 1
+            self.retry_ns = now + self.backoff.next()
             for unit in self.units:
                 if not unit.down:
                     unit.down = True
@@ -223,13 +257,13 @@ class Lane:
         for unit in self.units:
             # What kept a unit from answering may have been the connection: ask at once.
             unit.retry_ns = 0
-        if self.lost or not self.ever:
-            self._event("connected", self.name, str(self.session.endpoint))
-        self.ever, self.lost = True, False
+        self.refused = 0
+        self.standing.gained(self, str(self.session.endpoint))
         return True
 
     def _deliver(self, block: Block, reply: Reply) -> None:
         now = self.clock.now_ns()
+        self.answered_ns = self.clock.monotonic_ns()
         if reply.exception:
             n = len(block.tags)
             code = np.full(n, int(from_modbus(reply.exception)), np.uint8)
@@ -242,11 +276,6 @@ class Lane:
                 self.texts[point.tag] = said
                 info = self.infos[point.tag]
                 self._event("info", info.device, f"{info.tag} = {said!r}")
-
-    def _lose(self, reason: str) -> None:
-        if not self.lost:
-            self.lost = True
-            self._event("disconnected", self.name, reason)
 
     def _down(self, unit: Unit, reason: str) -> None:
         if unit.fail(self.clock.monotonic_ns()):

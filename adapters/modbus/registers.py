@@ -289,5 +289,4 @@ def _field(ordered: npt.NDArray[np.uint16], how: Layout) -> tuple[Floats, npt.ND
         return values, ~_exact(number, values)
     digits = (number[:, None] >> (np.arange(4 * how.width, dtype=np.uint64) * np.uint64(4))) & np.uint64(15)
     values = (digits.astype(np.float64) * 10.0 ** np.arange(4 * how.width)).sum(axis=1)
-    wrong: npt.NDArray[np.bool_] = (digits > 9).any(axis=1)
-    return values, wrong
+    return values, np.any(digits > 9, axis=1)

@@ -6,15 +6,12 @@ Source: OPC UA Part 6, 5.2.2 and table 1 (sizes of the built-in types).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from iiot_dask.core.jit import njit
+
 Bytes = npt.NDArray[np.uint8]
-F = TypeVar("F", bound=Callable[..., object])
 
 NUMBER, NULL, OTHER, INEXACT = 0, 1, 2, 3
 """What a value is: a number; absent; of another type (text, array, structure); an integer no float64 equals."""
@@ -24,28 +21,22 @@ FRACTION = np.uint64(1 << 53)
 ONE = np.uint64(1)
 
 
-def compiled(function: F) -> F:
-    """`numba.njit` that keeps the function's type; the compiled form is cached beside the module."""
-    kernel: F = numba.njit(cache=True, nogil=True)(function)
-    return kernel
-
-
-@compiled
+@njit
 def _u16(raw: Bytes, at: int) -> np.uint64:
     return np.uint64(raw[at]) | np.uint64(raw[at + 1]) << np.uint64(8)
 
 
-@compiled
+@njit
 def _u32(raw: Bytes, at: int) -> np.uint64:
     return _u16(raw, at) | _u16(raw, at + 2) << np.uint64(16)
 
 
-@compiled
+@njit
 def _u64(raw: Bytes, at: int) -> np.uint64:
     return _u32(raw, at) | _u32(raw, at + 4) << np.uint64(32)
 
 
-@compiled
+@njit
 def _skip_text(raw: Bytes, at: int) -> int:
     """Offset after a String or ByteString (length -1 = null)."""
     if at + 4 > len(raw):
@@ -55,7 +46,7 @@ def _skip_text(raw: Bytes, at: int) -> int:
     return end if end <= len(raw) else MALFORMED
 
 
-@compiled
+@njit
 def _skip_node(raw: Bytes, at: int) -> int:
     """Offset after a NodeId or ExpandedNodeId."""
     if at >= len(raw):
@@ -81,7 +72,7 @@ def _skip_node(raw: Bytes, at: int) -> int:
     return at
 
 
-@compiled
+@njit
 def _size(type_id: int) -> int:
     """Bytes of a fixed-size built-in type (Part 6, table 1), 0 for the others."""
     if type_id in {1, 2, 3}:
@@ -95,7 +86,7 @@ def _size(type_id: int) -> int:
     return 16 if type_id == 14 else 0
 
 
-@compiled
+@njit
 def _skip_value(raw: Bytes, at: int, type_id: int) -> int:
     """Offset after one value of a built-in type."""
     size = _size(type_id)
@@ -125,7 +116,7 @@ def _skip_value(raw: Bytes, at: int, type_id: int) -> int:
     return UNSUPPORTED if type_id in {23, 24, 25} else MALFORMED
 
 
-@compiled
+@njit
 def _skip_array(raw: Bytes, at: int, mask: int) -> int:
     """Offset after the elements and dimensions of an array value."""
     type_id = mask & 0x3F
@@ -149,7 +140,7 @@ def _skip_array(raw: Bytes, at: int, mask: int) -> int:
     return at
 
 
-@compiled
+@njit
 def _small(raw: Bytes, at: int, type_id: int) -> float:
     """A Boolean or an integer of at most 32 bits."""
     if type_id == 1:
@@ -167,7 +158,7 @@ def _small(raw: Bytes, at: int, type_id: int) -> float:
     return float(_u32(raw, at))
 
 
-@compiled
+@njit
 def _large(whole: np.uint64, signed: bool) -> tuple[float, bool]:
     """A 64-bit integer, and whether the float64 equals it: no bit may be set below the top 53."""
     negative = signed and (whole >> np.uint64(63)) == ONE
@@ -179,7 +170,7 @@ def _large(whole: np.uint64, signed: bool) -> tuple[float, bool]:
     return (-float(size) if negative else float(size)), exact
 
 
-@compiled
+@njit
 def values(
     raw: Bytes,
     handle: npt.NDArray[np.uint32],

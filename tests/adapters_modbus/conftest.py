@@ -25,6 +25,7 @@ class Slave:
     illegal: set = field(default_factory=set)  # (unit, address)
     exception: dict = field(default_factory=dict)  # unit -> code
     longest: int = 125
+    connections_max: int = 100
     mangle: object = None  # (frame, request number) -> bytes, list of bytes, or None for silence
     requests: list = field(default_factory=list)  # (unit, function, start, count)
     answered: Counter = field(default_factory=Counter)  # unit -> values answered
@@ -42,7 +43,7 @@ class Slave:
         self.server.close()
         for writer in list(self.writers):
             writer.transport.abort()
-        while self.writers:
+        while self.writers:  # noqa: ASYNC110 -- each connection leaves in a turn of the loop or two
             await asyncio.sleep(0)
         await self.server.wait_closed()
 
@@ -55,6 +56,8 @@ class Slave:
     async def serve(self, reader, writer):
         self.connections += 1
         self.writers.add(writer)
+        if len(self.writers) >= self.connections_max:
+            self.server.close()  # further ones are refused
         try:
             while True:
                 head = await reader.readexactly(7)

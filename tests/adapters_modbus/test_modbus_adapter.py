@@ -60,6 +60,21 @@ def test_rows_equal_what_the_server_answered(kit):
         assert (np.diff(got.rows.take(got.rows.tag == tag).time) > 0).all()
 
 
+def test_a_device_that_allows_one_connection_is_polled_over_one(kit):
+    async def go():
+        async with kit.Slave(units={1, 2, 3}, connections_max=1) as slave:
+            tags = [{"tag": f"s/d{u}/x", "address": "holding:1", "unit_id": u} for u in (1, 2, 3)]
+            adapter = await kit.opened(kit.context(slave.port, tags))
+            got = await kit.drive(adapter, lambda c: all(len(c.of(f"s/d{u}/x")) > 3 for u in (1, 2, 3)))
+            await adapter.close()
+            return slave, got
+
+    slave, got = asyncio.run(go())
+    assert slave.connections == 1
+    assert got.kinds().count("device_up") == got.kinds().count("device_down") == 2
+    assert [e.reason.partition("allows ")[2] for e in got.events if e.kind == "info"][-1].startswith("1 connections")
+
+
 def test_a_dead_unit_is_one_event_and_no_rows_and_does_not_stop_the_others(kit):
     async def go():
         async with kit.Slave(units={1}) as slave:
