@@ -33,6 +33,9 @@ class Kind(IntEnum):
     TIMES = 0x01
     VALUES_GRID = 0x10
     VALUES_SHUFFLED = 0x11
+    VALUES_ARCHIVE = 0x12
+    VALUES_PCO = 0x13
+    VALUES_PARTS = 0x14
     CODES = 0x20
     CHUNK = 0x30
 

@@ -35,6 +35,7 @@ DECIMALS_MAX = 15
 POWERS = np.array([10.0**d for d in range(DECIMALS_MAX + 1)])
 K_MAX = 2.0**53
 _SAMPLE = 64
+_GOLDEN = 0.6180339887498949
 _MISS_BITS = 88  # about what one exception costs
 
 SIGN = U1 << np.uint64(63)
@@ -81,12 +82,14 @@ def is_single(x: Any) -> Any:
 @kernel
 def find_decimals(x: Any, a: Any, b: Any, single: bool) -> Any:
     """(d, estimated bits a value) of the cheapest decimal grid of x[a:b], judged on up to 64 values; d = -1: none."""
-    stride = max(1, (b - a) // _SAMPLE)
+    n = b - a
+    count = min(n, _SAMPLE)
     need = np.zeros(DECIMALS_MAX + 2, np.int64)
     tried = 0
     largest = 0.0
-    for i in range(a, b, stride):
-        v = x[i]
+    for j in range(count):
+        # Steps of the golden section: spread evenly, in step with no period of the data.
+        v = x[a + (j if n <= _SAMPLE else np.int64(n * (j * _GOLDEN % 1.0)))]
         if not np.isfinite(v):
             continue
         tried += 1

@@ -14,12 +14,18 @@ import numpy as np
 
 from iiot_dask.codec import zstd
 from iiot_dask.codec.bits import Ints
+from iiot_dask.codec.coded import Coded
 from iiot_dask.codec.frame import Buffer, get_varint, put_varint
+from iiot_dask.codec.held import Held
 from iiot_dask.codec.packed import Packed
+from iiot_dask.codec.pco import Pco
+from iiot_dask.codec.ranks import LEVELS_MAX, Ranked, find_levels
 from iiot_dask.codec.runs import Runs, count_runs
 from iiot_dask.core.errors import CodecError
 
 ZSTD = 0x80
+SAMPLE = 4096
+SAMPLE_MAX = 6000
 ONE_RUN: Final[Ints] = np.zeros(1, np.int64)
 
 
@@ -40,7 +46,7 @@ class IntCodec(Protocol):
         ...
 
 
-_ALL: Final[tuple[type[IntCodec], ...]] = (Packed, Runs)
+_ALL: Final[tuple[type[IntCodec], ...]] = (Packed, Runs, Coded, Held, Ranked, Pco)
 CODECS: Final[dict[int, type[IntCodec]]] = {codec.id: codec for codec in _ALL}
 """Every integer codec ever written, by id."""
 
@@ -68,6 +74,38 @@ def dump_fast(k: Ints, starts: Ints = ONE_RUN, level: int = 3) -> bytes:
     repeats: bool = len(k) > 64 and count_runs(k) * 8 < len(k)
     codec: type[IntCodec] = Runs if repeats else Packed
     return dump(codec, k, starts, level)
+
+
+def dump_by_id(codec_id: int, k: Ints, starts: Ints = ONE_RUN) -> bytes:
+    """One integer stream by the codec of that id; zstd behind those whose output still has patterns."""
+    return dump(CODECS[codec_id], k, starts, 3 if codec_id in (Packed.id, Runs.id) else 0)
+
+
+def dump_archive(k: Ints) -> tuple[bytes, int]:
+    """The archive tier's choice and its codec id: candidates are tried on a sample of long columns, else on all.
+
+    A column that is constant, straight or nearly so is settled by `Packed` at once.
+    """
+    plain = dump_fast(k)
+    if len(plain) <= 64:
+        return plain, plain[0] & ~ZSTD
+    sample = k if len(k) <= SAMPLE_MAX else np.ascontiguousarray(k[(len(k) - SAMPLE) // 2 :][:SAMPLE])
+    sizes = {codec_id: len(dump_by_id(codec_id, sample)) for codec_id in candidates(sample)}
+    best = min(sizes, key=lambda codec_id: sizes[codec_id])
+    chosen = dump_by_id(best, k)
+    return (chosen, best) if len(chosen) < len(plain) else (plain, plain[0] & ~ZSTD)
+
+
+def candidates(k: Ints) -> list[int]:
+    """Codec ids worth trying on numbers like `k`."""
+    out = [Coded.id, Pco.id]
+    if count_runs(k) * 4 < len(k) * 3:
+        out.append(Held.id)
+    levels = len(find_levels(k, max(2, min(len(k) // 8, LEVELS_MAX))))
+    # Levels without a gap are their own ranks already.
+    if levels > 1 and int(k.max()) - int(k.min()) >= levels + levels // 8:
+        out.append(Ranked.id)
+    return out
 
 
 def load(data: Buffer, n: int) -> Ints:

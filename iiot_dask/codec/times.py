@@ -13,7 +13,7 @@ from iiot_dask.codec.frame import COUNT_MAX, Buffer, Kind, seal, unseal_as
 from iiot_dask.core.errors import CodecError
 
 
-def encode_times(times: npt.ArrayLike, starts: Ints | None = None) -> bytes:
+def encode_times(times: npt.ArrayLike, starts: Ints | None = None, tier: str = "fast") -> bytes:
     """Compress a time column, lossless.
 
     Parameters
@@ -23,6 +23,8 @@ def encode_times(times: npt.ArrayLike, starts: Ints | None = None) -> bytes:
     starts
         Row starts of each tag's run (int64, starts[0] == 0, ascending), when rows of many tags follow each other;
         prediction restarts there.
+    tier
+        ``"fast"`` while ingesting, ``"archive"`` for the smallest blob of a single tag; many runs are always fast.
 
     Raises
     ------
@@ -36,7 +38,10 @@ def encode_times(times: npt.ArrayLike, starts: Ints | None = None) -> bytes:
     (21, [0, 1000000000])
     """
     t = column(times, np.int64)
-    return seal(Kind.TIMES, len(t), ints.dump_fast(t, ints.checked_starts(starts, len(t))))
+    edges = ints.checked_starts(starts, len(t))
+    if tier == "archive" and len(edges) == 1:
+        return seal(Kind.TIMES, len(t), ints.dump_archive(t)[0])
+    return seal(Kind.TIMES, len(t), ints.dump_fast(t, edges))
 
 
 def decode_times(blob: Buffer, limit: int = COUNT_MAX) -> Ints:

@@ -9,36 +9,24 @@
 
 from __future__ import annotations
 
-import struct
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from iiot_dask.codec import grid as g
 from iiot_dask.codec import ints, zstd
+from iiot_dask.codec.archive import Remembered, decode_archive, encode_archive, encode_archive_lossy
 from iiot_dask.codec.bits import Bytes, Floats, Ints, float_bits, kernel
 from iiot_dask.codec.frame import COUNT_MAX, Buffer, Frame, Kind, get_varint, put_varint, seal, unseal_as
+from iiot_dask.codec.parts import REPORT, Reached, dump_misses, get_part, load_misses, put_part
 from iiot_dask.codec.precision import Precision
 from iiot_dask.codec.times import column
 from iiot_dask.core.errors import CodecError
 
-KINDS = (Kind.VALUES_GRID, Kind.VALUES_SHUFFLED)
+KINDS = (Kind.VALUES_GRID, Kind.VALUES_SHUFFLED, Kind.VALUES_ARCHIVE, Kind.VALUES_PCO, Kind.VALUES_PARTS)
 LOSSY = 1
-_REPORT = struct.Struct("<3d")
-
-
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """What a lossy blob promised and what it did; errors in the unit of the values.
-
-    Finite values only: NaN, infinities and every value over the bound are kept bit for bit.
-    """
-
-    requested: float
-    max_error: float
-    rms_error: float
+Tier = Literal["fast", "archive"]
 
 
 @kernel
@@ -69,7 +57,13 @@ def reached_errors(x: Any, y: Any) -> Any:
     return worst, np.sqrt(total / max(count, 1))
 
 
-def encode_values(values: npt.ArrayLike, precision: Precision | None = None, starts: Ints | None = None) -> bytes:
+def encode_values(
+    values: npt.ArrayLike,
+    precision: Precision | None = None,
+    starts: Ints | None = None,
+    tier: Tier = "fast",
+    remembered: Remembered | None = None,
+) -> bytes:
     """Compress a value column: bit for bit, or within the bound of `precision`.
 
     Parameters
@@ -80,6 +74,10 @@ def encode_values(values: npt.ArrayLike, precision: Precision | None = None, sta
         None or no `error_bound`: lossless.
     starts
         Row starts of each tag's run (int64, starts[0] == 0, ascending); grid and prediction are found per run.
+    tier
+        ``"fast"`` while ingesting, ``"archive"`` for the smallest blob of a single tag; many runs are always fast.
+    remembered
+        Archive tier: the tag's choice, read and updated, so that it is not searched for each chunk.
 
     Raises
     ------
@@ -98,6 +96,8 @@ def encode_values(values: npt.ArrayLike, precision: Precision | None = None, sta
     if n == 0:
         return seal(Kind.VALUES_SHUFFLED, 0, b"")
     bound = None if precision is None else precision.error_bound
+    if tier == "archive" and len(edges) == 1:
+        return encode_archive(x, remembered) if bound is None else _archive_lossy(x, bound)
     payload, plain_rows = _grid_payload(x, edges, bound)
     if bound is None and plain_rows * 4 > n:
         shuffled = _shuffled_payload(x)
@@ -115,9 +115,7 @@ def decode_values(blob: Buffer, limit: int = COUNT_MAX) -> Floats:
         If the bytes are not such a blob, are damaged, or newer than this program.
     """
     frame = unseal_as(blob, KINDS, limit)
-    if frame.kind is Kind.VALUES_SHUFFLED:
-        return _unshuffled(frame)
-    return _from_grid(frame)
+    return _DECODERS[frame.kind](frame)
 
 
 def reached(blob: Buffer) -> Reached | None:
@@ -130,9 +128,9 @@ def reached(blob: Buffer) -> Reached | None:
     (0.01, True)
     """
     frame = unseal_as(blob, KINDS)
-    if frame.kind is not Kind.VALUES_GRID or not frame.payload[0] & LOSSY:
+    if frame.kind not in (Kind.VALUES_GRID, Kind.VALUES_ARCHIVE) or not frame.payload[0] & LOSSY:
         return None
-    return Reached(*_REPORT.unpack_from(frame.payload, 1))
+    return Reached(*REPORT.unpack_from(frame.payload, 1))
 
 
 def _steps(bound: float) -> list[tuple[int, float]]:
@@ -169,55 +167,55 @@ def _grid_payload(x: Floats, edges: Ints, bound: float | None) -> tuple[bytes, i
     params = np.full(len(edges), param)
     out = bytearray((0 if bound is None else 1,))
     if bound is not None:
-        y = np.empty(n)
-        decode_runs(k, edges, grids, params, y)
-        y[miss != 0] = x[miss != 0]
-        worst, rms = reached_errors(x, y)
-        if not worst <= bound:
-            msg = f"a value would be off by {worst}, over the bound {bound}; this is a defect of the encoder"
-            raise AssertionError(msg)
-        out += _REPORT.pack(bound, worst, rms)
+        out += _verify(x, k, miss, edges, grids, params, bound).pack()
     put_varint(out, len(edges))
     if len(edges) == 1:
         out.append(int(grids[0]))
     else:
-        _put_part(out, ints.dump_fast(np.diff(edges, append=n) - 1))
-        _put_part(out, ints.dump_fast(grids.astype(np.int64)))
+        put_part(out, ints.dump_fast(np.diff(edges, append=n) - 1))
+        put_part(out, ints.dump_fast(grids.astype(np.int64)))
     with_param = params[grids == g.MULTIPLE]
     if len(with_param):
-        _put_part(out, ints.dump_fast(with_param.view(np.int64)))
-    _put_part(out, _misses(x, miss))
+        put_part(out, ints.dump_fast(with_param.view(np.int64)))
+    put_part(out, dump_misses(x, miss))
     out += ints.dump_fast(k, edges)
     rows = np.diff(edges, append=n)[grids == g.BITS64].sum()
     return bytes(out), int(rows)
 
 
-def _misses(x: Floats, miss: Bytes) -> bytes:
-    """Exceptions, as `0` + bytes or `1` + size + zstd; nothing when there are none."""
-    count = int(np.count_nonzero(miss))
-    if count == 0:
-        return b""
-    buffer = np.empty(28 * count, np.uint8)
-    raw = buffer[: g.write_misses(x, miss, buffer)].tobytes()
-    packed = zstd.compress(raw)
-    if packed is None:
-        return b"\x00" + raw
-    head = bytearray(b"\x01")
-    put_varint(head, len(raw))
-    return bytes(head) + packed
+def _verify(x: Floats, k: Ints, miss: Bytes, edges: Ints, grids: Bytes, params: Floats, bound: float) -> Reached:
+    """Decode and compare before anything is used."""
+    y = np.empty(len(x))
+    decode_runs(k, edges, grids, params, y)
+    y[miss != 0] = x[miss != 0]
+    worst, rms = reached_errors(x, y)
+    if not worst <= bound:
+        msg = f"a value would be off by {worst}, over the bound {bound}; this is a defect of the encoder"
+        raise AssertionError(msg)
+    return Reached(bound, worst, rms)
 
 
-def _put_part(out: bytearray, part: bytes) -> None:
-    put_varint(out, len(part))
-    out += part
+def _archive_lossy(x: Floats, bound: float) -> bytes:
+    k, miss = np.empty(len(x), np.int64), np.empty(len(x), np.uint8)
+    grids, param = _choose(x, ints.ONE_RUN, bound, k, miss)
+    params = np.full(1, param)
+    report = _verify(x, k, miss, ints.ONE_RUN, grids, params, bound)
+    return encode_archive_lossy(x, (int(grids[0]), param), k, miss, report)
 
 
-def _get_part(data: memoryview, at: int) -> tuple[memoryview, int]:
-    size, at = get_varint(data, at)
-    if at + size > len(data):
-        msg = f"a part of {size} bytes at byte {at} runs over the end of {len(data)} bytes"
+def _from_parts(frame: Frame) -> Floats:
+    """Blobs behind each other; a part is never made of parts, so hostile bytes can not nest."""
+    at, row = 0, 0
+    x = np.empty(frame.count)
+    while at < len(frame.payload):
+        part, at = get_part(frame.payload, at)
+        inner = unseal_as(part, KINDS[:4], frame.count - row)
+        x[row : row + inner.count] = _DECODERS[inner.kind](inner)
+        row += inner.count
+    if row != frame.count:
+        msg = f"parts of a value blob hold {row} samples; expected {frame.count}"
         raise CodecError(msg)
-    return data[at : at + size], at + size
+    return x
 
 
 def _read_runs(data: memoryview, at: int, n: int) -> tuple[Ints, Bytes, Floats, int]:
@@ -230,9 +228,9 @@ def _read_runs(data: memoryview, at: int, n: int) -> tuple[Ints, Bytes, Floats, 
         edges, grids = ints.ONE_RUN, np.frombuffer(data[at : at + 1], np.uint8).copy()
         at += 1
     else:
-        part, at = _get_part(data, at)
+        part, at = get_part(data, at)
         lengths = ints.load(part, runs) + 1
-        part, at = _get_part(data, at)
+        part, at = get_part(data, at)
         grids = ints.load(part, runs).astype(np.uint8)
         if lengths.min() < 1 or lengths.max() > n or int(lengths.sum()) != n:
             msg = f"lengths of {runs} runs do not add up to {n} samples"
@@ -245,7 +243,7 @@ def _read_runs(data: memoryview, at: int, n: int) -> tuple[Ints, Bytes, Floats, 
     params = np.ones(runs)
     has = grids == g.MULTIPLE
     if has.any():
-        part, at = _get_part(data, at)
+        part, at = get_part(data, at)
         params[has] = ints.load(part, int(has.sum())).view(np.float64)
     return edges, grids, params, at
 
@@ -255,24 +253,17 @@ def _from_grid(frame: Frame) -> Floats:
     if n == 0 or len(data) == 0 or data[0] > 1:
         msg = f"value blob of {len(data)} bytes for {n} samples has no valid flags"
         raise CodecError(msg)
-    edges, grids, params, at = _read_runs(data, 1 + _REPORT.size * data[0], n)
-    part, at = _get_part(data, at)
+    edges, grids, params, at = _read_runs(data, 1 + REPORT.size * data[0], n)
+    part, at = get_part(data, at)
     k = ints.load(data[at:], n)
     x = np.empty(n)
     if not decode_runs(k, edges, grids, params, x):
         msg = f"value blob has an unknown grid among {np.unique(grids).tolist()}"
         raise CodecError(msg)
-    if len(part) and not g.read_misses(_misses_back(part, n), x):
+    if len(part) and not g.read_misses(load_misses(part, n), x):
         msg = f"exceptions of a value blob do not fit its {n} samples"
         raise CodecError(msg)
     return x
-
-
-def _misses_back(part: memoryview, n: int) -> Bytes:
-    if part[0] == 0:
-        return np.frombuffer(part[1:], np.uint8).copy()
-    size, at = get_varint(part, 1)
-    return np.frombuffer(zstd.decompress(part[at:], size, 28 * n), np.uint8).copy()
 
 
 def _shuffled_payload(x: Floats) -> bytes:
@@ -294,3 +285,12 @@ def _unshuffled(frame: Frame) -> Floats:
         raise CodecError(msg)
     rows = np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(8, n).T)
     return rows.reshape(-1).view(np.float64)
+
+
+_DECODERS = {
+    Kind.VALUES_GRID: _from_grid,
+    Kind.VALUES_SHUFFLED: _unshuffled,
+    Kind.VALUES_ARCHIVE: decode_archive,
+    Kind.VALUES_PCO: decode_archive,
+    Kind.VALUES_PARTS: _from_parts,
+}

@@ -10,6 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from iiot_dask import codec
+from iiot_dask.codec import frame, ints
+from iiot_dask.codec.coded import Coded
+from iiot_dask.codec.held import Held
+from iiot_dask.codec.pco import Pco, pco_encode
+from iiot_dask.codec.ranks import Ranked
 
 HERE = Path(__file__).parent
 
@@ -31,7 +36,33 @@ def cases() -> dict[str, tuple[bytes, dict[str, np.ndarray]]]:
     digits = rng.integers(0, 9, n)
     mixed = np.where(np.arange(n) % 140 < 70, x, noise)
     lossy = codec.encode_values(noise, codec.Precision(error_bound=0.015))
+    sine = np.round(1000 * np.sin(np.arange(n) / 9) + rng.normal(0, 9, n)).astype(np.int64)
+    held = np.repeat(rng.integers(0, 99, n // 5), 5)
+    levels = rng.choice(np.array([3, 70_000, 5_000_000]), n)
+    counts = np.round(x * 50)
+    rounded = codec.encode_values(noise, codec.Precision(error_bound=0.015), tier="archive")
+    long = np.concatenate((np.tile(single, 3), np.round(np.tile(x, 3), 1)))
+    archived = {
+        "divide": counts / 3,
+        "rounded": np.round(counts / 3, 4),
+        "step-levels": counts * 0.00226 / 11,
+        "step-single": (counts * 0.0123).astype(np.float32).astype(float),
+        "significant": np.array([float(f"{v:.6g}") for v in np.exp(x / 9)]),
+        "single-text": np.array([float(f"{v:.10g}") for v in (x / 7).astype(np.float32).astype(float)]),
+        "exceptions": spiky,
+    }
     return {
+        **{
+            f"values-archive-{name}": (codec.encode_values(column, tier="archive"), {"values": column})
+            for name, column in archived.items()
+        },
+        "values-archive-lossy": (rounded, {"values": codec.decode_values(rounded)}),
+        "values-pco": (frame.seal(frame.Kind.VALUES_PCO, n, pco_encode(noise)), {"values": noise}),
+        "values-parts": (codec.encode_values(long, tier="archive"), {"values": long}),
+        **{
+            f"codes-{c.name}": (frame.seal(frame.Kind.CODES, n, ints.dump(c, column, level=0)), {"codes": column})
+            for c, column in ((Coded, sine), (Held, held), (Ranked, levels), (Pco, sine))
+        },
         "times-packed-line": (codec.encode_times(t), {"times": t}),
         "times-packed-jitter": (codec.encode_times(jitter), {"times": jitter}),
         "times-packed-runs": (codec.encode_times(jitter, starts), {"times": jitter}),
