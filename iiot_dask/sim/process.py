@@ -53,7 +53,7 @@ class FactoryProcess:
         self._reader: threading.Thread | None = None
 
     def start(self, timeout_s: float = 60.0) -> dict[str, str]:
-        """Start the process and wait until every server answers; returns the endpoints.
+        """Start the process, unless it runs already, and wait until every server answers; returns the endpoints.
 
         Raises
         ------
@@ -62,6 +62,8 @@ class FactoryProcess:
         CapacityError
             If it takes longer than `timeout_s`.
         """
+        if self.alive and self.endpoints:
+            return self.endpoints
         self.directory.mkdir(parents=True, exist_ok=True)
         for stale in (TRUTH_INFO, TRUTH_ROWS):
             (self.directory / stale).unlink(missing_ok=True)

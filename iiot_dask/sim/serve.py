@@ -16,21 +16,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import json
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from iiot_dask.core.clock import SystemClock
-from iiot_dask.core.errors import ConfigError, IiotError
+from iiot_dask.core.errors import ConfigError, IiotError, InUseError
 from iiot_dask.sim.factory import Factory
 from iiot_dask.sim.ledger import write_text
 from iiot_dask.sim.plantrun import PlantRun
 
 READY = "ready.json"
+LOCK = "factory.lock"
 COMMAND_BYTES_MAX = 1024
 STDOUT, STDERR = 1, 2
 
@@ -42,6 +46,24 @@ def emit(event: str, **fields: Any) -> None:
         os.write(STDOUT, line)
     except BrokenPipeError:
         os.write(STDERR, line)
+
+
+@contextmanager
+def alone(status: Path) -> Iterator[None]:
+    """Hold the status directory: two factories in one would overwrite each other's truth.
+
+    Raises
+    ------
+    InUseError
+        If another simulated factory holds it.
+    """
+    with (status / LOCK).open("w", encoding="ascii") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            msg = f"{status}: another simulated factory is running there; give each a directory of its own"
+            raise InUseError(msg) from None
+        yield
 
 
 async def _commands() -> asyncio.StreamReader:
@@ -111,7 +133,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("asyncua").setLevel(logging.ERROR)
     try:
         options.status.mkdir(parents=True, exist_ok=True)
-        return asyncio.run(serve(json.loads(options.config.read_text(encoding="utf-8")), options.status))
+        config = json.loads(options.config.read_text(encoding="utf-8"))
+        with alone(options.status):
+            return asyncio.run(serve(config, options.status))
     except (IiotError, OSError, ValueError) as error:
         sys.stderr.write(f"iiot_dask.sim.serve: {error}\n")
         return 1

@@ -245,6 +245,20 @@ def test_the_factory_ends_with_whoever_started_it_and_leaves_its_truth(tmp_path,
     assert (tmp_path / "truth.json").exists()
 
 
+def test_started_twice_is_one_process_and_a_second_factory_is_refused_its_directory(tmp_path):
+    with FactoryProcess(Factory(tags=100, faults=[]), tmp_path, "amqtt") as process:
+        pid, endpoints = process.pid, dict(process.endpoints)
+        assert process.start() == endpoints
+        assert process.pid == pid
+        assert len(psutil.Process().children()) == 1
+        other = FactoryProcess(Factory(tags=100, faults=[]), tmp_path, "amqtt")
+        with pytest.raises(LocalAdapterError, match="another simulated factory is running there"):
+            other.start()
+        process.begin()
+        process.quiesce()
+        assert process.stop().info["start_ns"] > 0
+
+
 def test_sigterm_ends_it_with_its_truth(tmp_path):
     process = FactoryProcess(Factory(tags=100, faults=[]), tmp_path, "amqtt")
     process.start()
