@@ -2,8 +2,8 @@
 
 Two mechanisms, one false-alarm knob:
 
-* A bank of Bernoulli CUSUM charts, one cell a chart and tag. A cell learns how often its sign is seen in health (`p`,
-  with a prior, frozen while the chart is up, so a fault can not teach itself), and adds the log-likelihood ratio of
+* A bank of Bernoulli CUSUM charts, one cell a chart and tag. A cell learns how often its sign is seen in health
+  (with a prior, and not while the chart is far up, so a fault can not teach itself), and adds the log-likelihood ratio of
   "far more often" on every sample; above `log_odds` the condition begins. Its start is the first sign since the chart was
   last at zero; it ends when no sign came for ten times as long as the usual distance of two.
 * Rules for gross events that no chance explains: a device clock that jumps, creeps, stands still or falls to its epoch; a
@@ -39,12 +39,10 @@ CELL_DTYPE = np.dtype(
     [
         ("start", "<i8"),  # first sign since the chart was last at zero, ns
         ("score", "<f4"),
-        ("p", "<f4"),  # share of samples with the sign, in health
+        ("signs", "<f4"),  # seen in health
         ("spacing", "<f4"),  # samples between two signs while active
         ("since", "<u4"),  # samples since the last sign
-        ("kind", "u1"),  # what was raised; 0 = nothing
-        ("seen", "u1"),  # log2 of samples seen, for the confidence in p
-        ("count", "<u2"),
+        ("kind", "<u4"),  # what was raised; 0 = nothing
     ]
 )
 """One chart of one tag, 28 bytes."""
@@ -70,6 +68,8 @@ CLOCK_DTYPE = np.dtype(
         ("lately", "<u4"),  # most copies of one sample lately
         ("still_ns", "<i8"),
         ("rate_ns", "<i8"),  # start of a changed rate, ns
+        ("samples", "<f4"),  # seen by the charts, halved now and then
+        ("up", "u1"),  # bit j: cell j is above zero or active; the others need not be looked at
         ("creeps", "u1"),  # the run began without a step
         ("kind", "u1"),  # active clock condition
         ("rate", "u1"),  # active rate condition
@@ -89,6 +89,32 @@ STEADY = 300
 
 
 @numba.njit(**JIT)
+def calm(k: Any, time: int, newest: int, value: float, seq: int, received: int, period: float, floor: float) -> bool:
+    """The usual row: nothing odd about it, no chart up. True when it was handled here.
+
+    Exactly what the long way would do to the state; it exists because it is taken nearly always, and because passing no
+    array saves a reference count a call.
+    """
+    if k.rows < 32 or k.up or k.run or k.kind or k.still or k.copies or time <= newest or time == k.time:
+        return False
+    if seq != NO_SEQ and seq != k.seq + np.uint64(1):
+        return False
+    d = float(received - time) - k.offset
+    if abs(d) > max(8.0 * k.spread, floor, 1.5 * period) or k.samples >= 16383.0:
+        return False
+    k.samples += 1.0
+    k.rows += 1
+    k.lately >>= np.uint32(1)
+    k.offset += min(max(d, -2.0 * k.spread), 2.0 * k.spread) / 1024.0
+    k.spread += (min(abs(d), 3.0 * k.spread + 1e3) - k.spread) / 256.0
+    k.last = d
+    k.seq = seq
+    k.time = time
+    k.value = value
+    return True
+
+
+@numba.njit(**JIT)
 def put(
     out: Any, at: int, mask: int, tag: int, kind: int, active: bool, start: int, detected: int, score: float
 ) -> int:
@@ -105,53 +131,65 @@ def put(
 
 
 @numba.njit(**JIT)
-def _shares(c: Any) -> Any:
+def count(k: Any, cells: Any) -> None:
+    """One more sample for all charts; old ones are forgotten slowly."""
+    k.samples += 1.0
+    if k.samples >= 16384.0:
+        k.samples *= 0.5
+        for j in range(CELLS):
+            cells[j].signs *= 0.5
+
+
+@numba.njit(**JIT)
+def _shares(signs: float, samples: float) -> Any:
     """(share of signs in health with a prior, share that would be a fault)."""
-    n = np.float32(1 << min(c.seen, 14))
-    # The prior says a sign in about 50 samples is nothing while little is known, in 500 later.
-    p0 = max((c.p * n + 3.0) / (n + 150.0), 0.002)
+    # The prior says that a sign in 50 samples is nothing while little is known, and in 500 later.
+    p0 = max((signs + 3.0) / (samples + 150.0), 0.002)
     p1 = 0.99 if p0 > 0.5 else min(max(0.05, 6.0 * p0), 0.95)
     return p0, p1
 
 
 @numba.njit(**JIT)
 def _cell(
-    c: Any, sign: bool, kind: int, gross: float, tag: int, received: int, odds: float, mask: int, out: Any, at: int
-) -> int:
-    """Fold one sample into a chart. `gross` > 0: weight of one sign, for signs that chance does not make."""
-    p0, p1 = _shares(c)
+    k: Any, cells: Any, j: int, sign: bool, kind: int, gross: float, tag: int, received: int, odds: float, mask: int,
+    out: Any, at: int,
+) -> int:  # fmt: skip
+    """Fold one sample into chart `j`. `gross` > 0: weight of one sign, for signs that chance does not make."""
+    bit = np.uint8(1 << j)
+    if not sign and not k.up & bit:
+        return at
+    c = cells[j]
+    if c.kind != 0:
+        if sign:
+            c.spacing += (float(c.since) + 1.0 - c.spacing) / 8.0
+            c.since = 0
+            return at
+        c.since += 1
+        if c.since > 10.0 * c.spacing + 5.0:
+            at = put(out, at, mask, tag, c.kind, False, c.start, received, c.score)
+            c.kind = 0
+            c.score = 0.0
+            k.up &= ~bit
+        return at
+    p0, p1 = _shares(c.signs, k.samples)
     if sign:
-        if c.score <= 0.0:
+        if not k.up & bit:
             c.start = received
-        step = gross if gross > 0.0 else np.log(p1 / p0)
-    else:
-        step = np.log((1.0 - p1) / (1.0 - p0))
-    if c.kind == 0:
-        c.score = max(0.0, c.score + step)
+            k.up |= bit
+        c.score += gross if gross > 0.0 else np.log(p1 / p0)
         if c.score < 0.25 * odds:
-            # Down here the sample is health, and teaches.
-            rate = 1.0 / (float(c.count) + 1.0) if c.seen < 10 else 1.0 / 4096.0
-            c.p += ((1.0 if sign else 0.0) - c.p) * rate
-            c.count += 1
-            if c.count >= (1 << min(c.seen + 1, 14)):
-                c.seen = min(c.seen + 1, 14)
-                if c.seen == 14:
-                    c.count = 1 << 13
-        c.since = 0 if sign else c.since + 1
-        if sign and c.score > odds:
+            # Down here a sign is health, and teaches.
+            c.signs += 1.0
+        if c.score > odds:
             c.kind = kind
+            c.since = 0
             c.spacing = 1.0 / p1
             at = put(out, at, mask, tag, kind, True, c.start, received, c.score)
         return at
-    if sign:
-        c.spacing += (float(c.since) + 1.0 - c.spacing) / 8.0
-        c.since = 0
-        return at
-    c.since += 1
-    if c.since > 10.0 * c.spacing + 5.0:
-        at = put(out, at, mask, tag, c.kind, False, c.start, received, c.score)
-        c.kind = 0
+    c.score += np.log((1.0 - p1) / (1.0 - p0))
+    if c.score <= 0.0:
         c.score = 0.0
+        k.up &= ~bit
     return at
 
 
@@ -176,20 +214,20 @@ def sequence(
     before = k.seq
     if seq == before:
         return at
-    wrapped = seq == 0 and (before == 0xFF or before == 0xFFFF or before == 0xFFFFFFFF)
+    wrapped = seq == 0 and (before in {255, 65535, 4294967295})
     # A counter of one byte that came round, and lost some on the way.
-    round_lost = seq < before and before <= 0xFF and before - seq > 128
+    round_lost = seq < before <= 0xFF and before - seq > 128
     if seq < before and late and not wrapped and not round_lost:
         # It was not lost, it came another way: take the sign back.
         c = cells[C_LOST]
         if c.kind == 0:
-            p0, p1 = _shares(c)
+            p0, p1 = _shares(c.signs, k.samples)
             c.score = max(0.0, c.score - np.log(p1 / p0))
         return at
     k.seq = seq
     if seq > before or wrapped or round_lost:
         lost = round_lost or (not wrapped and seq > before + 1)
-        return _cell(cells[C_LOST], lost, LOSS, 0.0, tag, received, odds, mask, out, at)
+        return _cell(k, cells, C_LOST, lost, LOSS, 0.0, tag, received, odds, mask, out, at)
     if seq < 16 or 2 * seq < before:
         at = put(out, at, mask, tag, RESET, True, received, received, float(before - seq))
         at = put(out, at, mask, tag, RESET, False, received, received, float(before - seq))
@@ -216,15 +254,15 @@ def _settle(
     elif 0 < k.run < RUN and not k.creeps:
         far = abs(k.jump) > max(30.0 * period, 60e9)
         if k.jump < 0.0:
-            at = _cell(cells[C_AHEAD], True, FUTURE, 0.35 * odds, tag, k.first, odds, mask, out, at)
+            at = _cell(k, cells, C_AHEAD, True, FUTURE, 0.35 * odds, tag, k.first, odds, mask, out, at)
         elif far:
-            at = _cell(cells[C_BACK], True, BACKDATED, 0.35 * odds, tag, k.first, odds, mask, out, at)
+            at = _cell(k, cells, C_BACK, True, BACKDATED, 0.35 * odds, tag, k.first, odds, mask, out, at)
         else:
-            at = _cell(cells[C_LATE], True, OUT_OF_ORDER, 0.0, tag, k.first, odds, mask, out, at)
+            at = _cell(k, cells, C_LATE, True, OUT_OF_ORDER, 0.0, tag, k.first, odds, mask, out, at)
     else:
-        at = _cell(cells[C_LATE], late, OUT_OF_ORDER, 0.0, tag, received, odds, mask, out, at)
-        at = _cell(cells[C_BACK], False, BACKDATED, 0.0, tag, received, odds, mask, out, at)
-        at = _cell(cells[C_AHEAD], False, FUTURE, 0.0, tag, received, odds, mask, out, at)
+        at = _cell(k, cells, C_LATE, late, OUT_OF_ORDER, 0.0, tag, received, odds, mask, out, at)
+        at = _cell(k, cells, C_BACK, False, BACKDATED, 0.0, tag, received, odds, mask, out, at)
+        at = _cell(k, cells, C_AHEAD, False, FUTURE, 0.0, tag, received, odds, mask, out, at)
     k.run = 0
     return at
 
@@ -315,7 +353,7 @@ def copies(
             at = put(out, at, mask, tag, CLOCK_STUCK, False, k.still_ns, received, float(k.still))
             k.stuck = 0
         k.still = 0
-        k.lately = max(k.copies, k.lately >> 1)
+        k.lately = max(k.copies, k.lately >> np.uint32(1))
         k.copies = 0
     elif moved:
         if k.still == 0:
@@ -330,10 +368,25 @@ def copies(
     # A clock that stands still makes copies of slowly moving values; that is not the network's doing.
     sign = copy and k.still < 2
     many = max(k.copies, k.lately) >= 3
-    at = _cell(c, sign, STORM if many else DUPLICATE, 0.0, tag, received, odds, mask, out, at)
+    at = _cell(k, cells, C_COPY, sign, STORM if many else DUPLICATE, 0.0, tag, received, odds, mask, out, at)
     if c.kind == DUPLICATE and many and sign:
         at = _rename(c, STORM, tag, received, mask, out, at)
     return at
+
+
+@numba.njit(**JIT)
+def rate_calm(k: Any, relocked: bool, period: float) -> bool:
+    """The usual gap: the period is being established, or is the established one. True when it was handled here."""
+    if k.base == 0.0:
+        k.steady = 0 if relocked else k.steady + 1
+        if k.steady >= STEADY:
+            k.base = period
+        return True
+    ratio = period / k.base
+    if k.rate or relocked or k.rate_ns != 0 or ratio <= 0.75 or ratio >= 1.33:
+        return False
+    k.base += (period - k.base) / 4096.0
+    return True
 
 
 @numba.njit(**JIT)
@@ -341,11 +394,6 @@ def rate(
     k: Any, relocked: bool, gap: float, period: float, tag: int, received: int, mask: int, out: Any, at: int
 ) -> int:
     """A period that was established and is another now; the new length of `out`."""
-    if k.base == 0.0:
-        k.steady = k.steady + 1 if not relocked else 0
-        if k.steady >= STEADY:
-            k.base = period
-        return at
     ratio = period / k.base
     if 0.75 < ratio < 1.33:
         if k.rate:
@@ -353,8 +401,6 @@ def rate(
             k.rate = 0
         k.steady = 0
         k.rate_ns = 0
-        if not relocked:
-            k.base += (period - k.base) / 4096.0
         return at
     if relocked:
         k.rate_ns = received - np.int64(5.0 * gap)
@@ -375,9 +421,11 @@ def rate(
 
 
 @numba.njit(**JIT)
-def quality_chart(cells: Any, bad: bool, tag: int, received: int, odds: float, mask: int, out: Any, at: int) -> int:
+def quality_chart(
+    k: Any, cells: Any, bad: bool, tag: int, received: int, odds: float, mask: int, out: Any, at: int
+) -> int:
     """Share of bad samples; the new length of `out`."""
-    return _cell(cells[C_BAD], bad, BAD_QUALITY, 0.0, tag, received, odds, mask, out, at)
+    return _cell(k, cells, C_BAD, bad, BAD_QUALITY, 0.0, tag, received, odds, mask, out, at)
 
 
 @numba.njit(**JIT)

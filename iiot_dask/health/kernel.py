@@ -116,7 +116,7 @@ def _learn_gap(s: Any, gap: float) -> bool:
         return False
     relocked = False
     period = float(s.period)
-    slots = max(1.0, np.round(gap / period))
+    slots = max(1.0, np.floor(gap / period + 0.5))
     odd = slots > 8.0 or abs(gap - slots * period) > 0.25 * period
     if (odd or slots > 1.0) and abs(gap - s.gap) < 0.12 * gap:
         # A new rhythm shows by repeating itself; losses hardly ever come four alike in a row.
@@ -172,7 +172,9 @@ def _arrival(s: Any, c: Any, tag: int, received: int, k: Any, out: Any, at: int)
         # The sweep ran ahead of this sample (another adapter's clock): take it back.
         s.flags &= ~np.uint32(F_SILENT)
         at = _emit(out, at, tag, SILENCE, False, s.silent_ns, received, gap / s.period)
-        at = charts.rate(c, _learn_gap(s, gap), gap, s.period, tag, received, k.kinds, out, at)
+        relocked = _learn_gap(s, gap)
+        if not charts.rate_calm(c, relocked, s.period):
+            at = charts.rate(c, relocked, gap, s.period, tag, received, k.kinds, out, at)
     elif s.due != NEVER and received > s.due:
         if not s.flags & F_SILENT:
             s.silent_ns = s.rx + np.int64(s.period)
@@ -185,7 +187,9 @@ def _arrival(s: Any, c: Any, tag: int, received: int, k: Any, out: Any, at: int)
             _relearn(s, gap)
     else:
         s.longs = 0
-        at = charts.rate(c, _learn_gap(s, gap), gap, s.period, tag, received, k.kinds, out, at)
+        relocked = _learn_gap(s, gap)
+        if not charts.rate_calm(c, relocked, s.period):
+            at = charts.rate(c, relocked, gap, s.period, tag, received, k.kinds, out, at)
     s.rx = received
     judged = s.gaps >= k.warm_gaps and (s.odd == 0.0 or s.gaps >= 32)
     if not judged:
@@ -267,7 +271,7 @@ def _transmission(
     known = s.time != UNSEEN
     same = known and time == c.time
     alike = value == c.value or (np.isnan(value) and np.isnan(c.value))
-    copy = same and alike and (seq == charts.NO_SEQ or seq == c.seq)
+    copy = same and alike and (seq in (charts.NO_SEQ, c.seq))
     late = known and time < s.time
     if known:
         at = charts.copies(
@@ -277,7 +281,8 @@ def _transmission(
         return at
     c.time = time
     c.value = value
-    at = charts.quality_chart(cells, bad, tag, received, k.log_odds, k.kinds, out, at)
+    charts.count(c, cells)
+    at = charts.quality_chart(c, cells, bad, tag, received, k.log_odds, k.kinds, out, at)
     at = charts.sequence(c, cells, seq, late, tag, received, k.log_odds, k.kinds, out, at)
     if c.still < 2:
         at = charts.clock(c, cells, time, late, s.period, tag, received, k.log_odds, k.clock_ns, k.kinds, out, at)
@@ -303,13 +308,13 @@ def update_kernel(
     k = knobs[0]
     for i in range(len(local)):
         s = state[local[i]]
-        cells = bank[local[i]]
         bad = quality[i] >= 128
-        if mute[quality[i]]:
-            n = charts.quality_chart(cells, bad, tag[i], received[i], k.log_odds, k.kinds, out, n)
-            continue
         c = clocks[local[i]]
-        n = _transmission(s, c, cells, tag[i], time[i], value[i], bad, seq[i], received[i], k, out, n)
+        if mute[quality[i]]:
+            n = charts.quality_chart(c, bank[local[i]], bad, tag[i], received[i], k.log_odds, k.kinds, out, n)
+            continue
+        if bad or not charts.calm(c, time[i], s.time, value[i], seq[i], received[i], s.period, k.clock_ns):
+            n = _transmission(s, c, bank[local[i]], tag[i], time[i], value[i], bad, seq[i], received[i], k, out, n)
         n = _arrival(s, c, tag[i], received[i], k, out, n)
         # A row with a device time nobody knows yet what to make of does not move the time that counts.
         doubtful = c.run > 0 and c.kind == 0
