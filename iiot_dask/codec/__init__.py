@@ -8,9 +8,10 @@ id, the count and a checksum. One id is one byte format for ever.
 from iiot_dask.codec.archive import Remembered
 from iiot_dask.codec.chunk import decode, encode
 from iiot_dask.codec.codes import decode_codes, encode_codes
+from iiot_dask.codec.parts import Reached
 from iiot_dask.codec.precision import Precision
 from iiot_dask.codec.times import decode_times, encode_times, snap_times
-from iiot_dask.codec.values import Reached, decode_values, encode_values, reached
+from iiot_dask.codec.values import decode_values, encode_values, reached
 from iiot_dask.codec.warm import warm
 
 __all__ = [

@@ -1,5 +1,7 @@
-"""`Held`: equal neighbours as in `Runs`, but both columns entropy-coded. For values a device holds between updates:
-what changes is coded as a series of its own, without the repeats that would upset its prediction.
+"""`Held`: equal neighbours as in `Runs`, but both columns entropy-coded.
+
+For values a device holds between updates: what changes is coded as a series of its own, without the repeats that would
+upset its prediction.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def quantise(coefficients: Any, order: Any, out: Any) -> Any:
     largest = 1e-9
     for i in range(order):
         largest = max(largest, abs(coefficients[i]))
-    shift = min(30, max(0, COEFFICIENT_BITS - np.int64(np.ceil(np.log2(largest)))))
+    shift: Any = min(30, max(0, COEFFICIENT_BITS - np.int64(np.ceil(np.log2(largest)))))
     carry = 0.0
     for i in range(order):
         # Carrying the rounding error on keeps the sum of the coefficients, which is the gain at rest.

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pcodec import ChunkConfig, standalone
+from pcodec import ChunkConfig, standalone  # type: ignore[import-untyped]
 
 from iiot_dask.codec.bits import Floats, Ints
 from iiot_dask.codec.frame import Buffer

@@ -114,7 +114,7 @@ def choose_contexts(tokens: Any, activity: Any, thresholds: Any) -> Any:
     """(contexts, estimated bits): thresholds at quantiles of the activity, then neighbours merged while that pays."""
     n = len(tokens)
     spread = np.zeros(ACTIVITIES, np.int64)
-    top = 0
+    top: Any = 0
     for i in range(n):
         spread[activity[i]] += 1
         top = max(top, np.int64(tokens[i]))
@@ -221,7 +221,7 @@ def write_tables(freq: Any, last: Any, largest: Any, out: Any) -> Any:
             one[0] = np.uint64(size)
             bit = pack_bits(one, 1, 4, words, bit)
             if size > 1:
-                kept = min(3, size - 1)
+                kept: Any = min(3, size - 1)
                 one[0] = (f >> np.uint64(size - 1 - kept)) & ((U1 << np.uint64(kept)) - U1)
                 bit = pack_bits(one, 1, kept, words, bit)
     for byte in range((bit + 7) // 8):
@@ -251,7 +251,7 @@ def read_tables(words: Any, bits: Any, contexts: Any, scale: Any, freq: Any) -> 
             size = np.int64(one[0])
             f = np.int64(size > 0)
             if size > 1:
-                kept = min(3, size - 1)
+                kept: Any = min(3, size - 1)
                 if bit + kept > bits:
                     return False
                 bit = unpack_bits(words, bit, 1, kept, one, 0)

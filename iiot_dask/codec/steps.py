@@ -36,55 +36,10 @@ from iiot_dask.codec.lattice import (
     point,
 )
 
-DIVISORS = np.array(
-    [
-        *range(2, 65),
-        72,
-        80,
-        90,
-        96,
-        100,
-        120,
-        125,
-        128,
-        144,
-        150,
-        180,
-        200,
-        240,
-        250,
-        255,
-        256,
-        300,
-        360,
-        480,
-        500,
-        512,
-        600,
-    ]
-    + [
-        625,
-        720,
-        900,
-        1000,
-        1023,
-        1024,
-        1250,
-        1440,
-        1800,
-        2048,
-        2500,
-        3600,
-        4095,
-        4096,
-        7200,
-        8192,
-        16384,
-        32768,
-        65536,
-    ],
-    np.float64,
-)
+_ROUND = (72, 80, 90, 96, 100, 120, 125, 128, 144, 150, 180, 200, 240, 250, 255, 256, 300, 360, 480, 500, 512, 600, 625)
+_LARGE = (720, 900, 1000, 1023, 1024, 1250, 1440, 1800, 2048, 2500, 3600, 4095, 4096, 7200, 8192, 16384, 32768, 65536)
+DIVISORS = np.array([*range(2, 65), *_ROUND, *_LARGE], np.float64)
+"""What averages and converters divide by: small counts, minutes, hours, powers of two and one less."""
 Proposal = tuple[int, float]
 
 
@@ -127,8 +82,9 @@ def refine_step(x: Any, step: Any) -> Any:
 
 @kernel
 def polish_step(x: Any, step: Any) -> Any:
-    """(step, hits): of the steps x[i] / k[i] of the largest values and their float neighbours, the one whose multiples
-    give most of x back bit for bit; whoever made the values used one such float.
+    """(step, hits): of the largest values' x / k and their float neighbours, the one that gives most of x back.
+
+    Whoever made the values used one such float; least squares only comes near it.
     """
     order = np.argsort(-np.abs(x))
     few = x[: min(len(x), 256)] if len(x) <= 256 else x[:: len(x) // 256]

@@ -114,7 +114,7 @@ LATTICES = [
 ]
 
 
-@pytest.mark.parametrize(("grid", "param"), LATTICES, ids=lambda v: str(v))
+@pytest.mark.parametrize(("grid", "param"), LATTICES, ids=str)
 @given(x=hnp.arrays(np.float64, st.integers(1, 100), elements=st.floats(width=64)))
 @settings(max_examples=40, deadline=None)
 def test_every_lattice_takes_any_floats(grid: int, param: float, x: np.ndarray) -> None:

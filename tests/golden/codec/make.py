@@ -41,7 +41,9 @@ def cases() -> dict[str, tuple[bytes, dict[str, np.ndarray]]]:
     levels = rng.choice(np.array([3, 70_000, 5_000_000]), n)
     counts = np.round(x * 50)
     rounded = codec.encode_values(noise, codec.Precision(error_bound=0.015), tier="archive")
-    long = np.concatenate((np.tile(single, 3), np.round(np.tile(x, 3), 1)))
+    walk = 50 + np.cumsum(rng.normal(0, 0.3, 4200))
+    text = np.array([float(f"{v:.9g}") for v in walk.astype(np.float32).astype(float)])
+    long = np.where(np.arange(4200) < 2300, text, np.round(walk, 1))
     archived = {
         "divide": counts / 3,
         "rounded": np.round(counts / 3, 4),
