@@ -188,25 +188,15 @@ def _fail(error: BaseException, status: int) -> NoReturn:
     raise SystemExit(status)
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Entry point: exit status 0 fine, 1 the work failed, 2 wrong usage or configuration, 130 stopped by Ctrl-C twice."""
     try:
-        status = app(standalone_mode=False)
-    except typer.Exit as done:
-        raise SystemExit(done.exit_code) from None
+        app()
     except (ConfigError, VersionError) as error:
         _fail(error, 2)
     except IiotError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except Exception as error:
-        import click
 
-        if isinstance(error, click.ClickException):
-            error.show()
-            raise SystemExit(error.exit_code) from None
-        if isinstance(error, click.Abort):
-            raise SystemExit(130) from None
-        raise
-    raise SystemExit(status if isinstance(status, int) else 0)
+
+if __name__ == "__main__":
+    main()
