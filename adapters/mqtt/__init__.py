@@ -7,12 +7,13 @@ from collections import deque
 from typing import ClassVar
 
 import numpy as np
+from iiot_dask_adapters.mqtt.columns import Samples
 from iiot_dask_adapters.mqtt.connect import settings
-from iiot_dask_adapters.mqtt.decode import Decoder, Samples
+from iiot_dask_adapters.mqtt.decode import Decoder
 from iiot_dask_adapters.mqtt.inbox import Taken
 from iiot_dask_adapters.mqtt.naming import Tags
 from iiot_dask_adapters.mqtt.options import options
-from iiot_dask_adapters.mqtt.session import Notice, Session
+from iiot_dask_adapters.mqtt.session import Session
 from iiot_dask_adapters.mqtt.topics import routes
 
 from iiot_dask.adapter.contract import Context, Event, Poll
@@ -36,13 +37,12 @@ class MqttAdapter:
         self._routes = routes(context.config.topics, self._name)
         self._options = options(context.config.options, self._name)
         self._tags = Tags(context.classes, self._options.topics_max)
-        self._decoder = Decoder(self._routes, self._tags, self._options.topics_max, self._name)
+        self._decoder = Decoder(self._routes, self._tags, self._options, self._name)
         self._session: Session | None = None
         self._came = asyncio.Event()
         self._ready: deque[Poll] = deque()
         # Positions of another incarnation confirm nothing here: its messages come again, with packet ids of their own.
         self._mark = f"{context.clock.now_ns():x}"
-        self._told = (0, 0)
 
     async def open(self, position: str | None) -> None:
         """Start connecting. `position` is of no use to MQTT: the broker knows what was not acknowledged.
@@ -107,10 +107,10 @@ class MqttAdapter:
 
     def _polls(self, session: Session, taken: Taken) -> list[Poll]:
         """Decode what was taken; more than `ROWS_MAX` rows make several polls, and only the last has the position."""
-        samples = self._decoder.decode(taken.data, taken.rows)
+        samples = self._decoder.decode(taken.data, taken.rows, self._context.clock.monotonic_ns())
         position = f"{self._mark}:{taken.number}" if taken.acknowledged else None
-        events = (*self._events(session), *samples.events)
-        rows = len(samples.tag)
+        events = (*samples.events, *self._events(session))
+        rows = len(samples)
         cuts = list(range(0, rows, ROWS_MAX)) or [0]
         polls = []
         for k in cuts:
@@ -126,10 +126,13 @@ class MqttAdapter:
         return polls
 
     def _events(self, session: Session) -> tuple[Event, ...]:
-        return tuple(self._event(notice) for notice in session.notices())
-
-    def _event(self, notice: Notice) -> Event:
-        return Event(notice.kind, self._name, notice.time_ns, notice.reason)
+        """What happened to the session, and what the Sparkplug host has to say; its requests are sent."""
+        told = [Event(notice.kind, self._name, notice.time_ns, notice.reason) for notice in session.notices()]
+        clock = self._context.clock
+        sends, events = self._decoder.host.tick(clock.monotonic_ns(), clock.now_ns())
+        for topic, request in sends:
+            session.publish(topic, request)
+        return (*told, *events)
 
     async def acknowledge(self, position: str) -> None:
         """Everything up to `position` is on disk: PUBACK (QoS 1) or PUBREC (QoS 2) goes out."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from iiot_dask_adapters.mqtt import frames, payload
-from iiot_dask_adapters.mqtt.naming import NOTHING, Naming, Tags
+from iiot_dask_adapters.mqtt.columns import NOTHING, Samples
+from iiot_dask_adapters.mqtt.naming import Naming, Tags
+from iiot_dask_adapters.mqtt.options import Options
 from iiot_dask_adapters.mqtt.report import coalesce
+from iiot_dask_adapters.mqtt.sparkplug import Host
 from iiot_dask_adapters.mqtt.topics import Route
 
 from iiot_dask.adapter.contract import Event, EventKind
 
+Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 _KIND: dict[int, EventKind] = {
@@ -24,18 +26,8 @@ _KIND: dict[int, EventKind] = {
     payload.BAD_TIME: "info",
     payload.TOO_LARGE: "malformed",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """Samples as columns of equal length, in order of arrival: local tag, time ns, value, quality, receive time ns."""
-
-    tag: Ints
-    time: Ints
-    value: npt.NDArray[np.float64]
-    quality: npt.NDArray[np.uint8]
-    received: Ints
-    events: list[Event] = field(default_factory=list)
+_UNROUTED = "topic matches no filter, or makes no legal tag name"
+_CROWDED = "more different topics than topics_max; further ones are not read"
 
 
 class Decoder:
@@ -47,63 +39,64 @@ class Decoder:
         The adapter's topics.
     tags
         Where tags are named.
-    topics_max
-        Most different topics told apart.
+    options
+        Limits and habits.
     adapter
         Name of the adapter: the node of events no device can be blamed for.
     """
 
-    def __init__(self, routes: Sequence[Route], tags: Tags, topics_max: int, adapter: str) -> None:
-        self.naming = Naming(routes, tags, topics_max)
+    def __init__(self, routes: Sequence[Route], tags: Tags, options: Options, adapter: str) -> None:
+        self.naming = Naming(routes, tags, options.topics_max)
+        self.host = Host(tags, adapter, options.topics_max, rebirth=options.rebirth, stale_rows=options.stale_rows)
         self._tags = tags
         self._adapter = adapter
         self._decoders = [
-            [payload.decoder(route.topic) for route in group if route.topic.payload in ("json", "raw")]
+            [payload.decoder(route.topic) for route in group if route.topic.payload != "sparkplug"]
             for group in self.naming.groups
         ]
+        self._sparkplug = np.array([group[0].topic.payload == "sparkplug" for group in self.naming.groups])
 
-    def decode(self, data: npt.NDArray[np.uint8], rows: Ints) -> Samples:
-        """Decode the messages of `rows` (`frames.COLUMNS`, offsets into `data`)."""
+    def decode(self, data: Bytes, rows: Ints, now_ns: int) -> Samples:
+        """Decode the messages of `rows` (`frames.COLUMNS`, offsets into `data`); `now_ns` is a steady clock."""
         numbers = self.naming.numbers(data, rows[:, frames.TOPIC_START].copy(), rows[:, frames.TOPIC_LEN].copy())
         group = self.naming.group_of(numbers)
-        large = (rows[:, frames.FLAGS] & frames.OVERSIZE) != 0
-        events = self._unrouted(data, rows, numbers, group)
-        parts: list[tuple[npt.NDArray[Any], ...]] = []
+        parts = [Samples.concat([])]
+        parts[0].events.extend(self._unrouted(data, rows, numbers, group))
         for k, decoders in enumerate(self._decoders):
             mine = np.flatnonzero(group == k)
-            if not len(mine) or not decoders:
-                continue
-            node = self.naming.node_of(numbers[mine])
-            for j, decoder in enumerate(decoders):
-                columns = self._columns(decoder, data, rows[mine], large[mine])
-                events += self._failed(data, rows[mine], node, columns.outcome)
-                tag = self.naming.tag_of(numbers[mine], j)
-                good = np.flatnonzero(columns.samples & (tag != NOTHING))
-                parts.append((mine[good], tag[good], columns.time[good], columns.value[good], columns.quality[good]))
-        if not parts:
-            nothing = np.empty(0, np.int64)
-            return Samples(nothing, nothing, np.empty(0), np.empty(0, np.uint8), nothing, events)
-        where, tag, time, value, quality = (np.concatenate(column) for column in zip(*parts, strict=True))
-        if len(parts) > 1:
-            order = np.argsort(where, kind="stable")
-            where, tag, time, value, quality = where[order], tag[order], time[order], value[order], quality[order]
-        return Samples(tag, time, value, quality, rows[where, frames.RECEIVED], events)
+            if len(mine):
+                parts += self._plain(data, rows[mine], numbers[mine], decoders)
+        for learnt in self.naming.sparkplug():
+            self.host.topic(*learnt)
+        mine = np.flatnonzero((group != NOTHING) & self._sparkplug[group])
+        if len(mine):
+            parts.append(self.host.take(data, rows[mine], numbers[mine], now_ns))
+        return Samples.concat(parts).in_order()
 
-    def _columns(
-        self, decoder: payload.Decoder, data: npt.NDArray[np.uint8], rows: Ints, large: npt.NDArray[np.bool_]
-    ) -> payload.Columns:
-        columns = decoder(
-            data,
-            rows[:, frames.PAYLOAD_START].copy(),
-            rows[:, frames.PAYLOAD_LEN].copy(),
-            rows[:, frames.RECEIVED].copy(),
-        )
-        columns.outcome[large] = payload.TOO_LARGE
-        return columns
+    def _plain(self, data: Bytes, rows: Ints, numbers: Ints, decoders: Sequence[payload.Decoder]) -> list[Samples]:
+        """Messages of one filter, through the decoder of each of its routes."""
+        node = self.naming.node_of(numbers)
+        large = (rows[:, frames.FLAGS] & frames.OVERSIZE) != 0
+        received = rows[:, frames.RECEIVED].copy()
+        out = []
+        for j, decoder in enumerate(decoders):
+            columns = decoder(data, rows[:, frames.PAYLOAD_START].copy(), rows[:, frames.PAYLOAD_LEN].copy(), received)
+            columns.outcome[large] = payload.TOO_LARGE
+            tag = self.naming.tag_of(numbers, j)
+            good = columns.samples & (tag != NOTHING)
+            out.append(
+                Samples(
+                    tag[good],
+                    columns.time[good],
+                    columns.value[good],
+                    columns.quality[good],
+                    received[good],
+                    self._failed(data, rows, node, columns.outcome),
+                )
+            )
+        return out
 
-    def _failed(
-        self, data: npt.NDArray[np.uint8], rows: Ints, node: Ints, outcome: npt.NDArray[np.uint8]
-    ) -> list[Event]:
+    def _failed(self, data: Bytes, rows: Ints, node: Ints, outcome: npt.NDArray[np.uint8]) -> list[Event]:
         events: list[Event] = []
         for what, kind in _KIND.items():
             hit = np.flatnonzero(outcome == what)
@@ -115,18 +108,14 @@ class Decoder:
                 )  # fmt: skip
         return events
 
-    def _unrouted(self, data: npt.NDArray[np.uint8], rows: Ints, numbers: Ints, group: Ints) -> list[Event]:
+    def _unrouted(self, data: Bytes, rows: Ints, numbers: Ints, group: Ints) -> list[Event]:
         """Messages of topics nobody wants, or too many to be told apart; their topic stands in `raw`."""
         events: list[Event] = []
-        for reason, which in (
-            ("topic matches no filter, or makes no legal tag name", (numbers >= 0) & (group == NOTHING)),
-            ("more different topics than topics_max; further ones are not read", numbers < 0),
-        ):
+        for reason, which in ((_UNROUTED, (numbers >= 0) & (group == NOTHING)), (_CROWDED, numbers < 0)):
             hit = rows[which]
             if len(hit):
-                nowhere = np.zeros(len(hit), np.int64)
                 events += coalesce(
-                    "rejected", reason, nowhere, [self._adapter], data, hit[:, frames.TOPIC_START],
-                    hit[:, frames.TOPIC_LEN], hit[:, frames.RECEIVED], self._adapter,
+                    "rejected", reason, np.zeros(len(hit), np.int64), [self._adapter], data,
+                    hit[:, frames.TOPIC_START], hit[:, frames.TOPIC_LEN], hit[:, frames.RECEIVED], self._adapter,
                 )  # fmt: skip
         return events

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from iiot_dask_adapters.mqtt.columns import NOTHING, Growing
 from iiot_dask_adapters.mqtt.topic_table import UNKNOWN, TopicTable
 from iiot_dask_adapters.mqtt.topics import Route, device
 
@@ -15,42 +16,6 @@ from iiot_dask.adapter.contract import TagInfo
 from iiot_dask.core.errors import ConfigError
 
 Ints = npt.NDArray[np.int64]
-
-NOTHING = -1
-
-
-class Growing:
-    """An int64 array with room to grow; `of` looks numbers up, `NOTHING` for negative ones."""
-
-    def __init__(self) -> None:
-        self._cells = np.empty(64, np.int64)
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def append(self, value: int) -> int:
-        """Add a cell; its position."""
-        if self._size == len(self._cells):
-            self._cells = np.concatenate((self._cells, np.empty_like(self._cells)))
-        self._cells[self._size] = value
-        self._size += 1
-        return self._size - 1
-
-    def of(self, numbers: Ints) -> Ints:
-        """The cells at `numbers`.
-
-        Examples
-        --------
-        >>> cells = Growing(); cells.append(7)
-        0
-        >>> cells.of(np.array([0, -1])).tolist()
-        [7, -1]
-        """
-        if not self._size:
-            return np.full(len(numbers), NOTHING, np.int64)
-        out: Ints = np.where(numbers >= 0, self._cells[np.maximum(numbers, 0)], NOTHING)
-        return out
 
 
 class Tags:
@@ -118,16 +83,22 @@ class Naming:
         self._tags = tags
         self._group, self._base, self._node = Growing(), Growing(), Growing()
         self._flat = Growing()
+        self._sparkplug: list[tuple[int, Route, tuple[str, ...], str]] = []
+
+    def sparkplug(self) -> list[tuple[int, Route, tuple[str, ...], str]]:
+        """Sparkplug topics seen for the first time since the last call: number, route, what stood at its wildcards, topic."""
+        out, self._sparkplug = self._sparkplug, []
+        return out
 
     def numbers(self, data: npt.NDArray[np.uint8], starts: Ints, sizes: Ints) -> Ints:
         """Topic numbers, `NOTHING` where the limit is reached; new topics are matched with the routes."""
         known = len(self.table)
         out = self.table.numbers(data, starts, sizes)
         for number in range(known, len(self.table)):
-            self._learn(self.table.text(number))
+            self._learn(number, self.table.text(number))
         return out
 
-    def _learn(self, topic: bytes) -> None:
+    def _learn(self, number: int, topic: bytes) -> None:
         group, tags, node = NOTHING, [], NOTHING
         try:
             text = topic.decode()
@@ -139,7 +110,9 @@ class Naming:
             if found is None:
                 continue
             group = k
-            if routes[0].topic.payload != "sparkplug":
+            if routes[0].topic.payload == "sparkplug":
+                self._sparkplug.append((number, routes[0], found, text))
+            else:
                 tags = [self._tag(route, found, text) for route in routes]
                 named = next((t for t in tags if t != NOTHING), NOTHING)
                 node = int(self._tags.node_of.of(np.array([named]))[0])

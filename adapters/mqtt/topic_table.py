@@ -150,6 +150,17 @@ class TopicTable:
                 return out
             self._grow(int(sizes[done]))
 
+    def find(
+        self, data: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """Numbers of byte strings, `UNKNOWN` (-1) for those never seen; none is added."""
+        out = np.empty(len(starts), np.int64)
+        look_up(
+            data, starts, sizes, self._slots, self._hashes, self._pool, self._spans, self._used, self._known,
+            self._known, 0, out,
+        )  # fmt: skip
+        return out
+
     def _grow(self, room: int) -> None:
         if 2 * (self._known + 1) > len(self._slots):
             slots = np.full(2 * len(self._slots), UNKNOWN, np.int64)

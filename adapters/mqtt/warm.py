@@ -8,6 +8,7 @@ import numpy as np
 from iiot_dask_adapters.mqtt import frames
 from iiot_dask_adapters.mqtt.decode import Decoder
 from iiot_dask_adapters.mqtt.naming import Tags
+from iiot_dask_adapters.mqtt.options import options
 from iiot_dask_adapters.mqtt.topics import Route
 
 
@@ -42,4 +43,4 @@ def up(routes: Sequence[Route]) -> None:
     data = data.copy()
     frames.split(data, 0, len(data), 5, 1 << 20, 1, 1, 0, books, owed, rows, 0)
     frames.settle(np.array([[1, 1, 0]]), 1, books, np.empty(4, np.uint8))
-    Decoder(routes, Tags((), 1 << 10), 1 << 10, "warm").decode(data, rows)
+    Decoder(routes, Tags((), 1 << 10), options({}, "warm"), "warm").decode(data, rows, 0)
