@@ -76,7 +76,7 @@ def decoder(topic: Topic) -> Decoder:
     >>> decode = decoder(Topic(filter="f/+", tag="t/{1}"))
     >>> data = np.frombuffer(b'{"v":20.5,"ts":1}{"v":', np.uint8)
     >>> columns = decode(data, np.array([0, 17]), np.array([17, 5]), np.array([7, 8]))
-    >>> columns.value[0], columns.time[0], columns.outcome.tolist()
+    >>> columns.value.tolist()[0], columns.time.tolist()[0], columns.outcome.tolist()
     (20.5, 1000000, [0, 1])
     """
     if topic.payload == "raw":

@@ -40,7 +40,7 @@ REORDER_NS = 2_000_000_000
 """How long a gap in a sequence may stay open before it is loss."""
 ASK_NS = 1_000_000_000
 ASK_MAX_NS = 60_000_000_000
-"""First and longest pause between two requests to one node; a pause this long ago starts anew."""
+"""First and longest pause between two requests to one node; who needed none for so long starts with the first again."""
 ASKS_MAX = 50
 
 IGNORED, NBIRTH, NDEATH, DBIRTH, DDEATH, NDATA, DDATA = range(7)
@@ -67,7 +67,6 @@ class _Node:
     devices: list[int] = field(default_factory=list)
     ask_next_ns: int = 0
     ask_pause_ns: int = ASK_NS
-    ask_last_ns: int = -ASK_MAX_NS
     gap_until_ns: int | None = None
 
 
@@ -475,9 +474,9 @@ class Host:
             if now_ns < node.ask_next_ns:
                 continue
             del self._wanted[n]
-            if now_ns - node.ask_last_ns >= ASK_MAX_NS:
+            if now_ns - node.ask_next_ns >= ASK_MAX_NS:
                 node.ask_pause_ns = ASK_NS
-            node.ask_last_ns, node.ask_next_ns = now_ns, now_ns + node.ask_pause_ns
+            node.ask_next_ns = now_ns + node.ask_pause_ns
             node.ask_pause_ns = min(2 * node.ask_pause_ns, ASK_MAX_NS)
             sends.append((node.topic, _request(wall_ns)))
             events.append(Event("info", node.path, wall_ns, f"asked for its birth: {why}"))

@@ -1,7 +1,7 @@
 """The compiled JSON reader against orjson and `decimal`, document by document."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import numpy as np
