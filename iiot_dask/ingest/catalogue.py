@@ -375,28 +375,34 @@ def _load(path: Path, *, create: bool) -> tuple[TagStore, Columns, int]:
     store = TagStore(path, create=create)
     try:
         meta = store.meta()
-        columns = Columns()
-        for rows in store.read():
-            try:
-                names = column(rows, 1)
-                values = {name: column(rows, i) for i, name in enumerate(_TEXTS, 2)} | {"period_ns": column(rows, 7)}
-                coded = columns.encode(np.array(column(rows, 0), np.uint32), names, values)
-                marks = np.array(column(rows, 8), np.int64).view(np.uint64)
-            except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
-                msg = f"catalogue {path}: a row between ids {rows[0][0]} and {rows[-1][0]} is damaged: {error}"
-                raise ChecksumError(msg) from error
-            wrong = np.flatnonzero(marks != coded["mark"])
-            if len(wrong):
-                msg = f"catalogue {path}: tag number {rows[wrong[0]][0]} does not match its fingerprint"
-                raise ChecksumError(msg)
-            columns.append(names, coded)
+        columns = _read(store)
         if len(columns) != meta["rows"] or signed(columns.total()) != meta["sum"]:
             msg = f"catalogue {path}: {len(columns)} tags found, {meta['rows']} were written"
-            raise ChecksumError(msg)
+            raise ChecksumError(msg)  # noqa: TRY301 -- the store is closed for every reason alike
     except BaseException:
         store.close()
         raise
     return store, columns, meta["version"]
+
+
+def _read(store: TagStore) -> Columns:
+    """All rows of a store, each checked against its fingerprint."""
+    columns = Columns()
+    for rows in store.read():
+        try:
+            names = column(rows, 1)
+            values = {name: column(rows, i) for i, name in enumerate(_TEXTS, 2)} | {"period_ns": column(rows, 7)}
+            coded = columns.encode(np.array(column(rows, 0), np.uint32), names, values)
+            marks = np.array(column(rows, 8), np.int64).view(np.uint64)
+        except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
+            msg = f"catalogue {store.path}: a row between ids {rows[0][0]} and {rows[-1][0]} is damaged: {error}"
+            raise ChecksumError(msg) from error
+        wrong = np.flatnonzero(marks != coded["mark"])
+        if len(wrong):
+            msg = f"catalogue {store.path}: tag number {rows[wrong[0]][0]} does not match its fingerprint"
+            raise ChecksumError(msg)
+        columns.append(names, coded)
+    return columns
 
 
 def _aside(path: Path) -> Path:

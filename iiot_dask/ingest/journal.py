@@ -30,7 +30,7 @@ from iiot_dask.core.clock import Clock
 from iiot_dask.core.config import Journal as JournalConfig
 from iiot_dask.core.errors import CapacityError, InUseError
 from iiot_dask.core.metrics import Metrics
-from iiot_dask.ingest.recovery import Damaged, open_segments
+from iiot_dask.ingest.recovery import Damaged, cut, open_segments
 from iiot_dask.ingest.segment import (
     Header,
     Record,
@@ -91,6 +91,8 @@ class Journal:
         If another journal object holds the directory.
     VersionError
         If a newer program wrote a segment.
+    CapacityError
+        If the directory can not be read or written.
 
     Examples
     --------
@@ -117,24 +119,42 @@ class Journal:
         try:
             found = open_segments(directory, self._damaged)
             self.identity = _identity(directory, found.identity)
-        except BaseException:
+        except BaseException as error:
             os.close(self._lock_file)
+            if isinstance(error, OSError):
+                msg = f"journal {directory} can not be opened: {error}"
+                raise CapacityError(msg) from error
             raise
         self._segments = found.segments
         self._positions = found.positions
         self._durable = self._next = found.next
         self._active: int | None = None
+        self._bytes = sum(s.size for s in self._segments)
         self._queue: deque[_Entry] = deque()
         self._queue_rows = 0
         self._queue_bytes = 0
-        self._bytes = sum(s.size for s in self._segments)
         self._opened_ns = 0
         self._closing = False
         self._problem: CapacityError | None = None
         self._failed: BaseException | None = None
+        self._resume(skips=found.skips)
         self.metrics.gauge("journal_bytes", self._bytes)
         self._writer = threading.Thread(target=self._write, name="iiot-journal", daemon=True)
         self._writer.start()
+
+    def _resume(self, *, skips: bool) -> None:
+        """Make the first free offset durable if offsets are left out; go on in the newest segment if it is empty."""
+        try:
+            if skips:
+                torn = self._segments[-1] if self._segments else None
+                self._begin(self._next, b"")
+                if torn is not None:
+                    cut(torn)
+            elif self._segments and self._segments[-1].size == self._segments[-1].start:
+                self._active = os.open(self._segments[-1].path, os.O_RDWR)
+        except OSError as error:
+            # Memory knows the offset, and the torn bytes are still there for the next start to find.
+            self._refused(error, 0)
 
     # -- appending ----------------------------------------------------------------------------------------------
 
@@ -257,22 +277,27 @@ class Journal:
         return segment
 
     def _begin(self, first: int, data: bytes) -> Segment:
-        """A new segment that holds `data`; on failure its file is gone again."""
+        """A new segment that holds `data`; it appears under its name only once it is durable."""
         path = Segment.path_of(self.directory, first)
+        fresh = path.with_suffix(".new")
         header = encode_header(Header(self.identity, first, self.clock.now_ns(), self._positions))
-        # A leftover of this name was never durable: it is replaced, not continued.
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
+        # A file whose fsync failed is replaced, never continued.
+        fresh.unlink(missing_ok=True)
+        descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640)
         try:
             write_all(descriptor, header + data, 0)
             os.fdatasync(descriptor)
+            fresh.replace(path)
             sync_directory(self.directory)
         except OSError:
             os.close(descriptor)
-            path.unlink(missing_ok=True)
+            fresh.unlink(missing_ok=True)
             raise
         segment = Segment(path, len(header), len(header))
         with self._cond:
+            if self._segments and self._segments[-1].first == first:
+                # An empty segment of this name has just been replaced.
+                self._bytes -= self._segments.pop().size
             self._segments.append(segment)
             self._bytes += segment.size
             self._active = descriptor
@@ -378,6 +403,27 @@ class Journal:
                 except FileNotFoundError:
                     # Trimmed since; nobody trims what is still to be committed.
                     self.metrics.count("journal_read_trimmed_total")
+
+    def advance(self, offset: int) -> None:
+        """Deal no offset below `offset` any more: someone has committed up to there, so this is an older copy of the log.
+
+        Records already here keep their offsets.
+        """
+        with self._cond:
+            if offset > self._next and not self._queue and self._next == self._durable:
+                self.metrics.count("journal_offsets_skipped_total", offset - self._next)
+                log.warning(
+                    "journal is older than what was committed from it; offsets are skipped", next=self._next, to=offset
+                )
+                # The writer is idle: nothing is queued, and nothing can be while this lock is held.
+                self._seal()
+                self._next = self._durable = offset
+                try:
+                    self._begin(offset, b"")
+                except OSError as error:
+                    # Memory knows; whoever committed up to `offset` will say so again at the next start.
+                    self._refused(error, 0)
+                self._cond.notify_all()
 
     # -- the rest -----------------------------------------------------------------------------------------------
 

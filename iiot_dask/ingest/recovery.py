@@ -1,7 +1,8 @@
 """What a journal does when it opens after a crash, and where damaged bytes go.
 
 Rules. The last segment's tail is cut after its last sound record; everything else damaged stays where it is, is copied
-to ``damaged/`` (bounded) and skipped by readers. Nothing here deletes a sound record.
+to ``damaged/`` (bounded) and skipped by readers. Nothing here deletes a sound record. Offsets that lost bytes can have had are never dealt again: they
+may have been acknowledged and committed downstream.
 """
 
 from __future__ import annotations
@@ -80,12 +81,17 @@ class Damaged:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a directory holds: segments in order, the next free offset, newest positions, the journal's identity."""
+    """What a directory holds: segments in order, the next free offset, newest positions, the journal's identity.
+
+    `skips`: offsets before `next` are left out. Only a new segment's name remembers that, so one has to be made before
+    `cut` removes the evidence.
+    """
 
     segments: list[Segment]
     next: int
     positions: dict[str, str]
     identity: str | None
+    skips: bool
 
 
 def open_segments(directory: Path, damaged: Damaged) -> Found:
@@ -96,20 +102,28 @@ def open_segments(directory: Path, damaged: Damaged) -> Found:
     VersionError
         If a newer program wrote a segment.
     """
-    paths = sorted(directory.glob(f"*{SUFFIX}"))
-    opened = [(_open(path)) for path in paths]
-    # A segment without header and records never held anything acknowledged.
-    kept = [(s, h) for s, h in opened if h is not None or s.start < s.size]
-    for segment, _ in opened:
-        if segment not in [s for s, _ in kept]:
-            damaged.keep(segment.path, 0, segment.size)
-            segment.path.unlink()
+    opened = [_open(path) for path in sorted(directory.glob(f"*{SUFFIX}"))]
+    kept, floor = [], 0
+    for segment, header in opened:
+        if header is not None or segment.start < segment.size:
+            kept.append((segment, header))
+            continue
+        # Its creation was cut short, so it never held anything acknowledged; if it did after all, see the module's rules.
+        floor = segment.first + _offsets_in(segment.size)
+        damaged.keep(segment.path, 0, segment.size)
+        segment.path.unlink()
     segments = [segment for segment, _ in kept]
     if not segments:
-        return Found([], 0, {}, None)
+        return Found([], floor, {}, None, floor > 0)
     identity = next((h.identity for _, h in reversed(kept) if h is not None), None)
-    following = _settle_tail(segments[-1], damaged)
-    return Found(segments, following, _positions(kept, following, damaged), identity)
+    following, torn = _settle_tail(segments[-1], damaged)
+    following = max(following, floor)
+    return Found(segments, following, _positions(kept, following, damaged), identity, torn)
+
+
+def _offsets_in(size: int) -> int:
+    """Most records that `size` bytes, damaged beyond reading, can have held, and one."""
+    return size // HEAD.size + 1
 
 
 def _open(path: Path) -> tuple[Segment, Header | None]:
@@ -129,9 +143,9 @@ def _open(path: Path) -> tuple[Segment, Header | None]:
     return Segment(path, start, size), header
 
 
-def _settle_tail(segment: Segment, damaged: Damaged) -> int:
-    """Cut what follows the last sound record of the newest segment and fsync the rest; the next free offset."""
-    sound, following, pending = segment.start, segment.first, list[Damage]()
+def _settle_tail(segment: Segment, damaged: Damaged) -> tuple[int, bool]:
+    """Find the end of the newest segment and fsync it; the next free offset, and whether bytes follow the end."""
+    size, sound, following, pending = segment.size, segment.start, segment.first, list[Damage]()
     for item in verified(segment):
         if isinstance(item, Damage):
             pending.append(item)
@@ -142,23 +156,25 @@ def _settle_tail(segment: Segment, damaged: Damaged) -> int:
         offset, at, stop = item
         segment.grew(offset, at, stop - at)
         sound, following = stop, offset + 1
-    size = segment.path.stat().st_size
     segment.size = sound
-    descriptor = os.open(segment.path, os.O_RDWR)
-    try:
-        if size > sound:
-            # Cut records may have been acknowledged (a flipped bit looks like a torn write): never use their offsets.
-            following += (size - sound) // HEAD.size + 1
-            damaged.metrics.count("journal_torn_tails_total")
-            damaged.metrics.count("journal_torn_bytes_total", size - sound)
-            log.warning("torn tail of the journal cut", segment=segment.path.name, bytes=size - sound)
-            damaged.keep(segment.path, sound, size)
-            os.ftruncate(descriptor, sound)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with segment.path.open("rb") as stream:
+        os.fsync(stream.fileno())
     sync_directory(segment.path.parent)
-    return following
+    if size <= sound:
+        return following, False
+    damaged.metrics.count("journal_torn_tails_total")
+    damaged.metrics.count("journal_torn_bytes_total", size - sound)
+    log.warning("torn tail of the journal cut", segment=segment.path.name, bytes=size - sound)
+    damaged.keep(segment.path, sound, size)
+    # Cut records may have been acknowledged: a flipped bit looks like a torn write.
+    return following + _offsets_in(size - sound), True
+
+
+def cut(segment: Segment) -> None:
+    """Remove what follows the last sound record."""
+    with segment.path.open("rb+") as stream:
+        stream.truncate(segment.size)
+        os.fsync(stream.fileno())
 
 
 def verified(segment: Segment) -> Iterator[tuple[int, int, int] | Damage]:
