@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iiot_dask.adapter.contract import Event
+from iiot_dask.health.groups import Groups
 from iiot_dask.health.incident import Incident
 from iiot_dask.health.kinds import Kind
 from iiot_dask.health.ledger import NEVER, Ledger, Live
@@ -47,6 +48,8 @@ class Rules:
         How long a device or an adapter session may be down before it counts.
     reopen_ns
         The same cause within this time after its end is the same incident.
+    kind_wait_ns
+        How long other conditions of a tag are held, so that what happens to many at once is one incident.
     corrupt_quiet_ns
         A `corrupt` incident ends after so long without a malformed message.
     confirm_ns
@@ -63,6 +66,7 @@ class Rules:
     device_grace_ns: int = 3_000_000_000
     adapter_grace_ns: int = 15_000_000_000
     reopen_ns: int = 10_000_000_000
+    kind_wait_ns: int = 2_000_000_000
     corrupt_quiet_ns: int = 30_000_000_000
     confirm_ns: int = 60_000_000_000
     open_max: int = 100_000
@@ -109,7 +113,7 @@ class Incidents:
     >>> engine = Incidents()
     >>> engine.tags([0], ["line/a/t"], ["line/a"])
     >>> engine.take(np.array([(0, Kind.FLATLINE, True, 5, 9, 30.0)], CHANGE_DTYPE), now_ns=9)
-    >>> [(i.incident, i.kind, i.node, i.end_ns) for i in engine.tick(9)]
+    >>> [(i.incident, i.kind, i.node, i.end_ns) for i in engine.tick(3_000_000_000)]
     [(1, 'flatline', 'line/a/t', None)]
     """
 
@@ -128,6 +132,7 @@ class Incidents:
             self.topology, first_id=first, reopen_ns=self.rules.reopen_ns, open_max=self.rules.open_max
         )
         self._restored = [self._ledger.restore(one) for one in restored]
+        self._groups: dict[int, Groups] = {}
         self._silent: dict[int, _Silence] = {}
         self._pending: dict[int, None] = {}
         self._threshold_s: dict[int, float] = {}
@@ -147,11 +152,17 @@ class Incidents:
     ) -> None:
         """Learn where tags hang; repeats and moves are fine. `adapters`: who reads each tag."""
         counted = [int(t) for t in ids if int(t) in self._threshold_s or int(t) in self._silent]
-        for tag in counted:
-            self._tally.count(tag, judged=-1, silent=-(tag in self._silent))
+        groups = list(self._groups.values())
+        self._moved(counted, groups, ids, -1)
         self.topology.add(ids, names, devices, adapters)
+        self._moved(counted, groups, ids, 1)
+
+    def _moved(self, counted: Sequence[int], groups: Sequence[Groups], ids: Sequence[int], by: int) -> None:
         for tag in counted:
-            self._tally.count(tag, judged=1, silent=+(tag in self._silent))
+            self._tally.count(tag, judged=by, silent=by * (tag in self._silent))
+        for group in groups:
+            for tag in ids:
+                group.moved(int(tag), by)
 
     def take(self, changes: npt.NDArray[np.void], now_ns: int) -> None:  # noqa: ARG002 -- changes carry their own times
         """Fold in changes (CHANGE_DTYPE), oldest first per tag."""
@@ -164,9 +175,10 @@ class Incidents:
                 else:
                     self._came_back(tag, detected)
             elif active:
-                self._tag_begins(Kind(kind), tag, start, detected, score)
+                if not self._replayed(tag, kind, start):
+                    self._group(kind).begin(tag, start, detected, score)
             else:
-                self._tag_ends(Kind(kind), tag, detected)
+                self._group(kind).end(tag, detected)
 
     def event(self, adapter: str, event: Event, now_ns: int) -> None:
         """Fold in what an adapter, or its host, reported."""
@@ -197,6 +209,8 @@ class Incidents:
             # An outage found for one of them may have taken in the others.
             if tag in self._pending:
                 self._judge(tag, now_ns)
+        for group in self._groups.values():
+            group.tick(now_ns)
         for live in list(self._ledger.open.values()):
             self._expire(live, now_ns)
         self._ledger.forget(now_ns)
@@ -207,6 +221,7 @@ class Incidents:
         times = [self._silent[t].hold_ns for t in self._pending]
         times += [d.due_ns for n, d in self._adapters.items() if not self._covered(f"down:{n}")]
         times += [d.due_ns for n, d in self._devices.items() if not self._covered(f"down:{n}")]
+        times += [group.deadline() for group in self._groups.values()]
         for live in self._ledger.open.values():
             times.append(live.last_ns + self.rules.corrupt_quiet_ns if live.kind == "corrupt" else live.confirm_ns)
         return min(times, default=NEVER)
@@ -459,24 +474,24 @@ class Incidents:
         live.detail = f"{live.count} malformed messages" + (f", last: {event.reason}" if event.reason else "")
         self._ledger.touch(live)
 
-    # -- conditions of single tags ------------------------------------------------------------------------------
+    # -- other conditions of tags -------------------------------------------------------------------------------
 
-    def _tag_begins(self, kind: Kind, tag: int, start: int, detected: int, score: float) -> None:
-        name = self.topology.tag_name(tag)
-        live = self._ledger.find(kind.label, name)
-        if live is None:
-            if self._replayed(tag, kind, start):
-                return
-            live = self._ledger.begin(kind.label, name, start, detected, score)
-            if live is None:
-                return
-        live.members[tag] = None
-        live.add(tag)
-
-    def _tag_ends(self, kind: Kind, tag: int, at_ns: int) -> None:
-        live = self._ledger.find(kind.label, self.topology.tag_name(tag))
-        if live is not None:
-            self._well(live, tag, at_ns)
+    def _group(self, kind: int) -> Groups:
+        """The group of a kind, made on first use: there are as many as kinds."""
+        found = self._groups.get(kind)
+        if found is None:
+            rules = self.rules
+            found = self._groups[kind] = Groups(
+                Kind(kind),
+                self.topology,
+                self._tally.judged,
+                self._ledger,
+                share=rules.share,
+                back_share=rules.back_share,
+                wait_ns=rules.kind_wait_ns,
+                close=self._ledger.close,
+            )
+        return found
 
     # -- endings ------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,8 @@ class Live:
         self.confirm_ns = NEVER
 
 
+DETECTION_NS = 300_000_000_000
+"""A condition may be detected so long after it began; ended incidents can be continued for that much longer."""
 ENDED_MAX = 1000
 """Ended incidents remembered for `Ledger.all`."""
 
@@ -162,7 +164,8 @@ class Ledger:
 
     def forget(self, now_ns: int) -> None:
         """Drop ended incidents that can not come back any more."""
-        while self._recent and next(iter(self._recent.values())).last_ns + self.reopen_ns < now_ns:
+        keep_ns = self.reopen_ns + DETECTION_NS
+        while self._recent and next(iter(self._recent.values())).last_ns + keep_ns < now_ns:
             self._recent.popitem(last=False)
 
     def record(self, live: Live) -> Incident:

@@ -211,10 +211,32 @@ def test_replayed_changes_change_nothing():
     assert desk.latest == before
 
 
+def test_clocks_that_jump_together_are_one_incident():
+    desk = Desk()
+    desk.run(10)
+    desk.engine.take(change(range(9), Kind.CLOCK_JUMP, True, 5, 10, 60.0), 10 * S)
+    desk.engine.take(change([9], Kind.FLATLINE, True, 5, 10), 10 * S)
+    desk.run(20)
+    assert desk.shown() == [("clock_jump", "l", 5, None), ("flatline", "l/c/9", 5, None)]
+    assert len(desk.latest[1].tags) == 9
+    desk.engine.take(change(range(9), Kind.CLOCK_JUMP, False, 5, 30), 30 * S)
+    desk.run(40)
+    assert desk.shown()[0] == ("clock_jump", "l", 5, 30)
+
+
+def test_a_condition_shorter_than_its_hold_still_is_told():
+    desk = Desk()
+    desk.engine.take(change([3], Kind.RESET, True, 10, 10), 0)
+    desk.engine.take(change([3], Kind.RESET, False, 10, 10), 0)
+    desk.run(20)
+    assert desk.shown() == [("reset", "l/a/3", 10, 10)]
+
+
 def test_the_same_cause_again_at_once_is_the_same_incident():
     desk = Desk()
     desk.engine.take(change([0], Kind.FLATLINE, True, 10, 20), 20 * S)
     desk.engine.take(change([0], Kind.FLATLINE, False, 10, 30), 30 * S)
+    desk.run(40)
     desk.engine.take(change([0], Kind.FLATLINE, True, 31, 42), 42 * S)
     desk.run(50)
     assert desk.shown() == [("flatline", "l/a/0", 10, None)]
@@ -237,7 +259,7 @@ def test_open_incidents_go_on_after_a_restart():
 def test_bounds():
     desk = Desk(rules=Rules(open_max=3, replay_max=4))
     for tag in range(8):
-        desk.engine.take(change([tag], Kind.FLATLINE, True, 10 + tag), 0)
+        desk.engine.take(change([tag], Kind.DUPLICATE + tag, True, 10 + tag), 0)
     desk.run(30)
     assert len(desk.engine.open()) == 3
     assert desk.engine.dropped == 5
