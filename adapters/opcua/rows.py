@@ -34,8 +34,8 @@ class Book:
     """What is remembered of each tag between notifications: its last row, and whether its next value is the first one.
 
     After (re)subscribing a server reports each item's current value. It is a row unless it is the very row that was
-    delivered last (same time and quality), or holds nothing yet: no value, or `BadWaitingForInitialData`, with no
-    time after the subscription.
+    delivered last (same time and quality), or says nothing: no time at all, or `BadWaitingForInitialData` (or no value
+    and no reason) with no time after the subscription.
 
     Examples
     --------
@@ -107,9 +107,12 @@ class Book:
         here = tag[at]
         self._fresh[here] = False
         seen = (time[at] == self._last_ns[here]) & (quality[at] == self._last_quality[here])
-        empty = (columns.kind[at] == NULL) | ((columns.status[at] & 0xFFFF0000) == WAITING)
+        bad = quality[at] >= Quality.BAD
+        waiting = (columns.status[at] & 0xFFFF0000) == WAITING
         given = np.maximum(columns.source[at], columns.server[at])
-        untimed = (columns.source[at] == 0) & (columns.server[at] == 0)
+        # Bad for another reason is news at any time; no value and no reason is not.
+        empty = waiting | ((columns.kind[at] == NULL) & (columns.status[at] >> 31 == 0))
+        untimed = (given == 0) & ~bad
         stale[at] = seen | (empty & (given <= self._since_ns[here])) | untimed
         return stale
 

@@ -21,9 +21,9 @@ from asyncua.client.ua_client import UaClient, UaClientState, UASocketProtocol
 from asyncua.client.ua_session import SessionState, UaSession
 from asyncua.common.connection import TransportLimits
 from asyncua.common.shortcuts import Shortcuts
-from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary
+from asyncua.ua.ua_binary import nodeid_from_binary, struct_from_binary, struct_to_binary
 
-from iiot_dask.core.errors import DataError, RemoteAdapterError
+from iiot_dask.core.errors import DataError, IiotError, RemoteAdapterError
 
 from .notification import DATA_CHANGE, STATUS_CHANGE, Publish, read_publish
 from .security import Security
@@ -35,6 +35,8 @@ PUBLISHES = 3
 KEEP_ALIVE_S = 2.0
 LIFETIME_S = 60.0
 REPUBLISH_MAX = 1000
+SEQUENCE_MAX = 0xFFFFFFFF
+"""Sequence numbers run from 1 to this and start again at 1."""
 
 # Whatever asyncua logs about a failed call comes back to us as an exception and leaves as an event.
 logging.getLogger("asyncua").setLevel(logging.CRITICAL)
@@ -104,8 +106,8 @@ class _Session(UaSession):  # type: ignore[misc]
         workers = [asyncio.create_task(self._publisher()) for _ in range(PUBLISHES)]
         try:
             await asyncio.gather(*workers)
-        except (OSError, TimeoutError, ua.UaError, RemoteAdapterError) as error:
-            self.failed = f"publishing: {error or type(error).__name__}"
+        except Exception as error:  # noqa: BLE001 -- asyncua's decoders raise whatever the bytes make them raise; becomes an event
+            self.failed = f"publishing: {type(error).__name__}: {error}"
         finally:
             for worker in workers:
                 worker.cancel()
@@ -300,6 +302,12 @@ class Session:
         except ua.UaError as error:
             msg = f"{what}: {error}"
             raise (SessionLostError if lost else CallFailedError)(msg) from error
+        except (IiotError, AssertionError):
+            raise
+        except Exception as error:
+            # asyncua's decoders raise whatever damaged bytes make them raise: ValueError, struct.error, AttributeError …
+            msg = f"{what}: the answer can not be read: {type(error).__name__}: {error}"
+            raise SessionLostError(msg) from error
 
     async def read(self, nodes: Sequence[str], attribute: Any) -> list[Any]:
         """One attribute (`ua.AttributeIds`) of many nodes, as asyncua DataValues, in as many calls as the server's limits need."""
@@ -405,12 +413,20 @@ class Session:
             params = ua.CreateMonitoredItemsParameters()
             params.SubscriptionId = self._subscription
             params.TimestampsToReturn = ua.TimestampsToReturn.Both
-            params.ItemsToCreate = [_item(handle, node, sampling_ms, queue_size) for handle, node in part]
+            params.ItemsToCreate = [_item(handle, node, sampling_ms, queue_size, stamps=True) for handle, node in part]
             session = self._client.uaclient.session
             results = await self.call(session.create_monitored_items(params), f"monitoring {len(part)} nodes")
-            for (handle, _), result in zip(part, results, strict=True):
-                if not result.StatusCode.is_good():
-                    refused[handle] = result.StatusCode.name
+            said = {h: r.StatusCode.name for (h, _), r in zip(part, results, strict=True) if not r.StatusCode.is_good()}
+            # A server that can not report by timestamp still reports by value.
+            again = [(handle, node) for handle, node in part if said.get(handle) in _NO_FILTER]
+            if again:
+                params.ItemsToCreate = [_item(handle, node, sampling_ms, queue_size) for handle, node in again]
+                results = await self.call(session.create_monitored_items(params), f"monitoring {len(again)} nodes")
+                for (handle, _), result in zip(again, results, strict=True):
+                    del said[handle]
+                    if not result.StatusCode.is_good():
+                        said[handle] = result.StatusCode.name
+            refused |= said
         return refused
 
     async def children(self, nodes: Sequence[str]) -> list[list[Found]]:
@@ -440,25 +456,34 @@ class Session:
             except DataError as error:
                 self._on_malformed(str(error), raw)
                 return
-            if publish.subscription != self._subscription or not publish.parts:
+            if publish.subscription != self._subscription:
                 return
-            expected = self._sequence % 0xFFFFFFFF + 1
-            if self._sequence and publish.sequence != expected:
-                await self._fill(expected, publish.sequence)
-            self._sequence = publish.sequence
-            await self._hand_over(publish)
-            self._client.uaclient.session.acks.append(
-                ua.SubscriptionAcknowledgement(SubscriptionId=publish.subscription, SequenceNumber=publish.sequence)
-            )
+            # A keep-alive carries the number of the message that will be next (Part 4, 5.14.1.1): it too shows a gap.
+            expected = self._sequence % SEQUENCE_MAX + 1
+            missing = (publish.sequence - expected) % SEQUENCE_MAX
+            if 0 < missing <= REPUBLISH_MAX:
+                await self._fill(expected, missing, publish.available)
+                self._sequence = (publish.sequence - 2) % SEQUENCE_MAX + 1
+            elif missing and publish.parts and self._sequence:
+                self.gaps += 1
+            if publish.parts:
+                self._sequence = publish.sequence
+                await self._hand_over(publish)
+                self._acknowledge(publish.sequence)
 
-    async def _fill(self, expected: int, got: int) -> None:
+    def _acknowledge(self, sequence: int) -> None:
+        self._client.uaclient.session.acks.append(
+            ua.SubscriptionAcknowledgement(SubscriptionId=self._subscription, SequenceNumber=sequence)
+        )
+
+    async def _fill(self, expected: int, missing: int, available: tuple[int, ...]) -> None:
         """Ask again for the messages between; what the server no longer has is counted in `gaps`."""
-        missing = (got - expected) % 0xFFFFFFFF
-        if missing > REPUBLISH_MAX:
-            self.gaps += 1
-            return
         for offset in range(missing):
-            number = (expected + offset - 1) % 0xFFFFFFFF + 1
+            number = (expected + offset - 1) % SEQUENCE_MAX + 1
+            if number not in available:
+                # Before the first message a server may start at any number.
+                self.gaps += 1 if self._sequence else 0
+                continue
             request = ua.RepublishRequest()
             request.Parameters.SubscriptionId = self._subscription
             request.Parameters.RetransmitSequenceNumber = number
@@ -471,7 +496,8 @@ class Session:
                 continue
             for part in message.NotificationMessage.NotificationData or ():
                 if isinstance(part, ua.DataChangeNotification):
-                    await self._on_body(ua.ua_binary.struct_to_binary(part))
+                    await self._on_body(struct_to_binary(part))
+            self._acknowledge(number)
 
     async def _hand_over(self, publish: Publish) -> None:
         for kind, body in publish.parts:
@@ -491,13 +517,19 @@ def _parts(items: Sequence[T], most: int) -> Iterable[Sequence[T]]:
     return (items[at : at + most] for at in range(0, len(items), most))
 
 
-def _item(handle: int, node: str, sampling_ms: float, queue_size: int) -> Any:
+_NO_FILTER = frozenset({"BadMonitoredItemFilterUnsupported", "BadFilterNotAllowed", "BadMonitoredItemFilterInvalid"})
+
+
+def _item(handle: int, node: str, sampling_ms: float, queue_size: int, *, stamps: bool = False) -> Any:
     item = ua.MonitoredItemCreateRequest()
     item.ItemToMonitor = ua.ReadValueId(NodeId=ua.NodeId.from_string(node), AttributeId=ua.AttributeIds.Value)
     item.MonitoringMode = ua.MonitoringMode.Reporting
     item.RequestedParameters = ua.MonitoringParameters(
         ClientHandle=handle, SamplingInterval=sampling_ms, QueueSize=queue_size, DiscardOldest=True
     )
+    if stamps:
+        # By default only a changed value is reported: a sensor that repeats itself would look like a silent one.
+        item.RequestedParameters.Filter = ua.DataChangeFilter(Trigger=ua.DataChangeTrigger.StatusValueTimestamp)
     return item
 
 

@@ -1,5 +1,6 @@
 """An asyncua server on loopback whose variables tests change, and a way to drive an adapter."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -116,11 +117,61 @@ async def drive(adapter, until, collected=None, limit=300):
     pytest.fail(f"not reached in {limit} reads; {len(collected.rows)} rows, events {collected.events[-5:]}")
 
 
+class Proxy:
+    """A TCP relay in front of a server: cut every connection, refuse new ones, hold back or alter what the server sends."""
+
+    def __init__(self, port):
+        self.target = port
+        self.writers = set()
+        self.tasks = set()
+        self.change = lambda data: data
+        self.flow = asyncio.Event()
+        self.flow.set()
+
+    async def __aenter__(self):
+        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_):
+        self.server.close()
+        self.cut()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def cut(self):
+        for writer in list(self.writers):
+            writer.transport.abort()
+
+    async def serve(self, reader, writer):
+        self.tasks.add(asyncio.current_task())
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self.writers |= {writer, far_writer}
+        await asyncio.gather(self.pump(reader, far_writer, up=True), self.pump(far_reader, writer, up=False))
+
+    async def pump(self, reader, writer, *, up):
+        try:
+            while data := await reader.read(65536):
+                if not up:
+                    await self.flow.wait()
+                    data = self.change(data)
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass  # cut
+        finally:
+            writer.close()
+            self.writers.discard(writer)
+
+
 @pytest.fixture
 def kit():
     class Kit:
         """The names above, as tests can not import a conftest."""
 
-    Kit.Plant, Kit.Collected, Kit.URI, Kit.START_NS = Plant, Collected, URI, START_NS
+    Kit.Plant, Kit.Proxy, Kit.Collected, Kit.URI, Kit.START_NS = Plant, Proxy, Collected, URI, START_NS
     Kit.context, Kit.drive = staticmethod(context_of), staticmethod(drive)
     return Kit
