@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from iiot_dask.history.block import Columns
-from iiot_dask.history.index import Rows, overlapping
+from iiot_dask.history.index import NS_MIN, Rows, overlapping
 from iiot_dask.history.kernels import statistics, window_kernel
 from iiot_dask.history.read import decode_group, in_order, plan
 from iiot_dask.history.store import Store
@@ -57,7 +57,7 @@ def _from_statistics(rows: Rows, ids: npt.NDArray[np.int64], every_ns: int) -> P
     at = np.searchsorted(ids, head["tag_id"][keep])
     out = {key: head[key][keep] for key in _KEYS}
     # A row's range may hold ids that are not wanted only if it is a block, and blocks never get here.
-    return {"tag": at, "window": head["start_ns"][keep] // every_ns * every_ns, **out}
+    return {"tag": at, "window": window_starts(head["start_ns"][keep], every_ns), **out}
 
 
 def _from_samples(columns: Columns, at: npt.NDArray[np.integer], every_ns: int) -> Partial:
@@ -69,7 +69,20 @@ def _from_samples(columns: Columns, at: npt.NDArray[np.integer], every_ns: int) 
     keep = stats["good"] > 0
     begin = bounds[:-1][keep]
     out = {key: stats[key][keep] for key in _KEYS}
-    return {"tag": at[tag[begin]], "window": time[begin] // every_ns * every_ns, **out}
+    return {"tag": at[tag[begin]], "window": window_starts(time[begin], every_ns), **out}
+
+
+def window_starts(time: npt.NDArray[np.int64], every_ns: int) -> npt.NDArray[np.int64]:
+    """Start of the window of each time, ns; a window that begins before int64 does is labelled with its first time.
+
+    Examples
+    --------
+    >>> window_starts(np.array([-1, 0, 10, -(2**63)]), 10).tolist()
+    [-10, 0, 10, -9223372036854775808]
+    """
+    cell = time // every_ns
+    lowest = NS_MIN // every_ns
+    return np.where((cell == lowest) & (lowest * every_ns < NS_MIN), NS_MIN, cell * every_ns)
 
 
 def combine(parts: Iterable[Partial]) -> Partial:

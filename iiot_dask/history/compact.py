@@ -31,7 +31,7 @@ from iiot_dask.history.verify import read_back
 if TYPE_CHECKING:
     from iiot_dask.history.history import History
 
-ROWS_MAX = 8_000_000
+ROWS_MAX = 6_000_000
 """Samples merged at a time (about 100 bytes each in memory)."""
 COMMITS_MAX = 100
 """Tries of one commit while appends keep taking the next version."""
@@ -123,7 +123,7 @@ class _Work:
         tally = _Tally(sum(f.rows for f in inputs))
         rows = history.index.rows([f.path for f in inputs], None, NS_MIN, NS_MAX)
         ids = np.arange(len(history.tags), dtype=np.int64)
-        groups = plan(rows, ids, NS_MIN, NS_MAX, self.rows_max // 2)
+        groups = plan(rows, ids, NS_MIN, NS_MAX, self.rows_max)
         for group, (columns, held) in in_order(groups, lambda g: (g, decode_counted(history.store, g)), ahead=1):
             tally.take(group, columns, held)
             outputs.take((group.ids[columns[0]], *columns[1:]))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
@@ -52,11 +53,54 @@ def scatter_kernel(
 
 
 @numba.njit(**JIT)
-def settle_kernel(tag: Any, time: Any, value: Any, quality: Any, at: Any) -> int:
-    """Sort each tag's rows by time and keep the last written of equal times, in place; returns how many rows stay.
+def merge_kernel(time: Any, value: Any, quality: Any) -> int:
+    """Sort one tag's rows by time and keep the last written of equal times, in place; returns how many rows stay.
 
-    Rows come grouped by tag (``at`` bounds) in the order written. Rows that stay are moved to the front.
+    Rows come in the order written, most of them in order of time: the few that are older than one before them are taken
+    out, sorted, and merged back, so the cost is that of one pass and not of a sort.
     """
+    n = len(time)
+    late = np.empty(n, np.int64)
+    main = np.empty(n, np.int64)
+    lates = mains = 0
+    for i in range(n):
+        if mains and time[i] < time[main[mains - 1]]:
+            late[lates] = i
+            lates += 1
+        else:
+            main[mains] = i
+            mains += 1
+    # Stable, so that of equal times the last written comes last.
+    late = late[:lates][np.argsort(time[late[:lates]], kind="mergesort")]
+    order = np.empty(n, np.int64)
+    a = b = 0
+    for i in range(n):
+        if b == lates:
+            first = True
+        elif a == mains:
+            first = False
+        else:
+            x, y = time[main[a]], time[late[b]]
+            first = x < y or (x == y and main[a] < late[b])
+        if first:
+            order[i] = main[a]
+            a += 1
+        else:
+            order[i] = late[b]
+            b += 1
+    times, values, qualities = time[order], value[order], quality[order]
+    kept = 0
+    for i in range(n):
+        if i + 1 < n and times[i + 1] == times[i]:
+            continue
+        time[kept], value[kept], quality[kept] = times[i], values[i], qualities[i]
+        kept += 1
+    return kept
+
+
+@numba.njit(**JIT)
+def settle_kernel(tag: Any, time: Any, value: Any, quality: Any, at: Any) -> int:
+    """`merge_kernel` for each tag of rows grouped by tag (``at`` bounds), closing the gaps; returns how many rows stay."""
     out = 0
     for t in range(len(at) - 1):
         a, b = at[t], at[t + 1]
@@ -65,28 +109,14 @@ def settle_kernel(tag: Any, time: Any, value: Any, quality: Any, at: Any) -> int
             if time[i] <= time[i - 1]:
                 rising = False
                 break
-        if rising:
+        kept = b - a if rising else merge_kernel(time[a:b], value[a:b], quality[a:b])
+        for i in range(kept):
+            tag[out + i] = t
             if out != a:
-                for i in range(a, b):
-                    tag[out + i - a] = t
-                    time[out + i - a] = time[i]
-                    value[out + i - a] = value[i]
-                    quality[out + i - a] = quality[i]
-            out += b - a
-            continue
-        # Stable, so that of equal times the last written comes last.
-        order = np.argsort(time[a:b], kind="mergesort")
-        times = time[a:b][order]
-        values = value[a:b][order]
-        qualities = quality[a:b][order]
-        for i in range(b - a):
-            if i + 1 < b - a and times[i + 1] == times[i]:
-                continue
-            tag[out] = t
-            time[out] = times[i]
-            value[out] = values[i]
-            quality[out] = qualities[i]
-            out += 1
+                time[out + i] = time[a + i]
+                value[out + i] = value[a + i]
+                quality[out + i] = quality[a + i]
+        out += kept
     return out
 
 
@@ -116,7 +146,7 @@ def stats_kernel(time: Any, value: Any, quality: Any, bounds: Any, good: Any, st
         first_ns, last_ns, n = 0, 0, 0
         for i in range(bounds[s], bounds[s + 1]):
             v = value[i]
-            if quality[i] >= 128 or v != v:
+            if quality[i] >= 128 or math.isnan(v):
                 continue
             if n == 0 or time[i] < first_ns:
                 first, first_ns = v, time[i]
@@ -134,9 +164,9 @@ def stats_kernel(time: Any, value: Any, quality: Any, bounds: Any, good: Any, st
         stats[s, 0] = low if n else np.nan
         stats[s, 1] = high if n else np.nan
         # An infinite value makes the carry NaN; the plain total is then the right answer (and NaN in one bit pattern).
-        if carry == carry:
+        if not math.isnan(carry):
             total += carry
-        stats[s, 2] = total if n and total == total else np.nan
+        stats[s, 2] = total if n and not math.isnan(total) else np.nan
         stats[s, 3], stats[s, 4] = first, last
         times[s, 0], times[s, 1] = first_ns, last_ns
 
@@ -209,7 +239,7 @@ def digest_kernel(tag: Any, time: Any, bits: Any, quality: Any) -> Any:
 
 @numba.njit(**JIT)
 def in_set_kernel(low: Any, high: Any, wanted: Any, out: Any) -> None:
-    """``out[i]``: does ``low[i]..high[i]`` hold one of `wanted` (sorted)?"""
+    """``out[i]`` = whether ``low[i]..high[i]`` holds one of `wanted` (sorted)."""
     for i in range(len(low)):
         p = np.searchsorted(wanted, low[i])
         out[i] = p < len(wanted) and wanted[p] <= high[i]

@@ -48,6 +48,9 @@ def normal(frame: Any) -> Frame:
         if name not in table.columns:
             msg = f"the frame has no column {name!r}; it has {table.columns}, and tag, time and value are needed"
             raise SchemaError(msg)
+    if not table.height:
+        # Columns without rows often have no type either.
+        return Frame([], np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, np.uint8))
     names, tag = _tags(table["tag"])
     value, missing = _values(table["value"])
     if "quality" in table.columns:

@@ -28,6 +28,9 @@ from iiot_dask.history.store import Store
 GROUP_ROWS = 1_000_000
 """Samples of a group, about; a group being decoded takes some 100 bytes a sample."""
 
+WIDE_ROWS = 8_000_000
+"""Most samples of a group when rows hold so many tags that small groups would decode them over and over."""
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -42,8 +45,9 @@ class Group:
     rows: Rows
 
 
-def plan(rows: Rows, ids: npt.NDArray[np.int64], start: int, last: int, size: int = GROUP_ROWS) -> Iterator[Group]:
+def plan(rows: Rows, ids: npt.NDArray[np.int64], start: int, last: int, size: int | None = None) -> Iterator[Group]:
     """Cut the samples of `rows` that are of `ids` (sorted) into groups of about `size` samples, in order."""
+    size = size or GROUP_ROWS
     if not len(rows) or not len(ids):
         return
     head = rows.head
@@ -56,6 +60,7 @@ def plan(rows: Rows, ids: npt.NDArray[np.int64], start: int, last: int, size: in
     weight = np.cumsum(slope)[:-1]
     at = 0
     total = np.cumsum(weight)
+    size = _worthwhile(head["count"], low, high, total, size)
     while at < len(ids):
         before = total[at - 1] if at else 0.0
         stop = max(at + 1, int(np.searchsorted(total, before + size, side="right")))
@@ -68,6 +73,19 @@ def plan(rows: Rows, ids: npt.NDArray[np.int64], start: int, last: int, size: in
                     inside = part.take((part.head["end_ns"] >= a) & (part.head["start_ns"] <= b))
                 yield Group(ids[at:stop], a, b, inside)
         at = stop
+
+
+def _worthwhile(
+    count: npt.NDArray[np.int64],
+    low: npt.NDArray[np.int64],
+    high: npt.NDArray[np.int64],
+    total: npt.NDArray[np.float64],
+    size: int,
+) -> int:
+    """`size`, or more where rows of many tags would otherwise be decoded again for group after group."""
+    reach = total[np.maximum(high, 1) - 1] - total[np.minimum(low, len(total) - 1)]
+    again = float((count * (1 + np.maximum(reach, 0) / size)).sum() / count.sum())
+    return size if again < 1.5 else max(size, min(int(size * again), WIDE_ROWS))
 
 
 def _cut(rows: Rows, start: int, last: int, size: int) -> list[int]:
