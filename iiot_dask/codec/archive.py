@@ -31,6 +31,8 @@ SAMPLE = 2048
 PLAIN: Proposal = (BITS64, 1.0)
 _MISS_BITS = 88.0
 _SPLIT_MIN = 1024
+_SPLIT_BITS = 16.0  # below, two formats in one column could not save much
+_PCO_BITS = 16.0
 _EXAMINE_EVERY = 32
 _WORSE = 1.10
 _F64 = struct.Struct("<d")
@@ -143,19 +145,20 @@ def encode_archive(x: Floats, remembered: Remembered | None = None) -> bytes:
         blob = _encode_as(x, memory.proposal or PLAIN, memory.codec)
         if blob is not None and memory.used(8 * len(blob) / len(x)):
             return blob
-    cut = find_change(x)
+    choice = best_proposal(x)
+    cut = find_change(x) if choice[1] > _SPLIT_BITS else 0
     if cut:
         memory.proposal = None
         out = bytearray()
-        put_part(out, _examine(x[:cut].copy(), Remembered()))
-        put_part(out, _examine(x[cut:].copy(), memory))
+        for part, kept in ((x[:cut].copy(), Remembered()), (x[cut:].copy(), memory)):
+            put_part(out, _examine(part, best_proposal(part), kept))
         return seal(Kind.VALUES_PARTS, len(x), out)
-    return _examine(x, memory)
+    return _examine(x, choice, memory)
 
 
-def _examine(x: Floats, memory: Remembered) -> bytes:
-    """Choose afresh, by measured size."""
-    proposal, bits = best_proposal(x)
+def _examine(x: Floats, choice: tuple[Proposal, float], memory: Remembered) -> bytes:
+    """Choose afresh, by measured size; `choice` is what `best_proposal` said."""
+    proposal, _ = choice
     k, c, miss, misses = to_numbers(x, proposal)
     if misses * 8 > len(x):
         proposal = PLAIN
@@ -163,7 +166,7 @@ def _examine(x: Floats, memory: Remembered) -> bytes:
     stream, codec = ints.dump_archive(k)
     blob = seal(Kind.VALUES_ARCHIVE, len(x), _payload(x, proposal, k, c, miss, stream))
     # What pcodec finds in the floats themselves can only win where we found little.
-    if proposal == PLAIN or bits > 16.0 or misses * 50 > len(x) or len(blob) * 8 > 12 * len(x):
+    if proposal == PLAIN or misses * 50 > len(x) or len(blob) * 8 > _PCO_BITS * len(x):
         other = seal(Kind.VALUES_PCO, len(x), pco_encode(x))
         if len(other) < len(blob):
             blob, proposal, codec = other, PLAIN, 0

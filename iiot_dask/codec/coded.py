@@ -31,13 +31,14 @@ from iiot_dask.core.errors import CodecError
 
 LEVEL, DELTA, DELTA2, LINE, LPC_LEVEL, LPC_DELTA = range(6)
 _LPC_GAIN = 0.02
+SAMPLE = 4096
 
 
 @kernel
 def log_cost(r: Any) -> Any:
-    """Estimated bits a residual, from up to 8192 of them: mean log2(1 + zigzag)."""
+    """Estimated bits a residual, from some 4096 of them: mean log2(1 + zigzag)."""
     n = len(r)
-    stride = max(1, n >> 13)
+    stride = max(1, n >> 12)
     total = 0.0
     count = 0
     for i in range(0, n, stride):
@@ -119,31 +120,45 @@ def encode_coded(k: Any, out: Any, kinds: Any, lpc: Any) -> Any:
         j[i] = d if signed == 1 else np.uint64(np.int64(d) // signed)
     r = np.empty(n, np.uint64)
     best, bits, param = best_fixed(j, r)
+    # The estimate LPC is compared with comes from the same stretch.
+    if lpc and n > SAMPLE:
+        bits = log_cost(r[(n - SAMPLE) // 2 :][:SAMPLE])
     c = np.zeros(ORDER_MAX, np.int64)
     order = 0
     shift = 0
     # Below two bits a residual is mostly a choice between -1, 0 and 1, where linear prediction has nothing to add.
     if lpc and bits > 2.0 and n >= 256:
-        x = np.empty(n, np.uint64)
-        other = np.empty(n, np.uint64)
+        # Predictors are fitted and compared on a stretch from the middle; only the winner runs over everything.
+        m = min(n, SAMPLE)
+        a = (n - m) // 2
+        x = np.empty(m, np.uint64)
+        other = np.empty(m, np.uint64)
         trial = np.zeros(ORDER_MAX, np.int64)
         for predictor in (LPC_LEVEL, LPC_DELTA):
             centre = U0
             if predictor == LPC_LEVEL:
                 centre = centre_of(j)
-                for i in range(n):
-                    x[i] = j[i] - centre
+                for i in range(m):
+                    x[i] = j[a + i] - centre
             else:
-                differences(j, x)
+                differences(j[a : a + m], x)
+                x[0] = U0
             found, moved = fit_lpc(x, trial)
             if found == 0:
                 continue
             lpc_residual(x, trial, found, moved, other)
-            cost = log_cost(other)
+            cost = log_cost(other[found:])
             if cost + 16.0 * found / n < bits - _LPC_GAIN:
                 best, bits, param, order, shift = predictor, cost, centre, found, moved
                 c[:] = trial
-                r[:] = other
+        if best == LPC_LEVEL:
+            for i in range(n):
+                j[i] -= param
+            lpc_residual(j, c, order, shift, r)
+        elif best == LPC_DELTA:
+            d = np.empty(n, np.uint64)
+            differences(j, d)
+            lpc_residual(d, c, order, shift, r)
     out[at] = np.uint8(best)
     at += 1
     if best in (LEVEL, LINE, LPC_LEVEL):

@@ -16,6 +16,7 @@ import numpy as np
 
 from iiot_dask.codec import ints
 from iiot_dask.codec.bits import Ints, kernel
+from iiot_dask.codec.coded import Coded
 from iiot_dask.codec.frame import get_varint, put_varint
 from iiot_dask.core.errors import CodecError
 
@@ -76,7 +77,7 @@ def dump_corrections(k: Ints, c: Ints, miss: Any) -> bytes:
 def _dump(mode: int, column: Ints) -> bytes:
     out = bytearray((mode,))
     put_varint(out, len(column))
-    return bytes(out) + ints.dump_archive(column)[0]
+    return bytes(out) + ints.dump(Coded, column, level=0)
 
 
 def load_corrections(part: memoryview, k: Ints) -> Ints:

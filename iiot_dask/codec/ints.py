@@ -86,14 +86,16 @@ def dump_archive(k: Ints) -> tuple[bytes, int]:
 
     A column that is constant, straight or nearly so is settled by `Packed` at once.
     """
-    plain = dump_fast(k)
-    if len(plain) <= 64:
-        return plain, plain[0] & ~ZSTD
     sample = k if len(k) <= SAMPLE_MAX else np.ascontiguousarray(k[(len(k) - SAMPLE) // 2 :][:SAMPLE])
-    sizes = {codec_id: len(dump_by_id(codec_id, sample)) for codec_id in candidates(sample)}
-    best = min(sizes, key=lambda codec_id: sizes[codec_id])
-    chosen = dump_by_id(best, k)
-    return (chosen, best) if len(chosen) < len(plain) else (plain, plain[0] & ~ZSTD)
+    tried = {0: dump_fast(sample)}
+    if len(tried[0]) <= 64:
+        plain = dump_fast(k)
+        if len(plain) <= 64:
+            return plain, plain[0] & ~ZSTD
+    tried |= {codec_id: dump_by_id(codec_id, sample) for codec_id in candidates(sample)}
+    best = min(tried, key=lambda codec_id: len(tried[codec_id]))
+    chosen = tried[best] if len(sample) == len(k) else dump_by_id(best, k) if best else dump_fast(k)
+    return chosen, best or chosen[0] & ~ZSTD
 
 
 def candidates(k: Ints) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from iiot_dask.codec.bits import U0, kernel
+from iiot_dask.codec.bits import U0, inlined, kernel
 
 ORDER_MAX = 32
 COEFFICIENT_BITS = 14
@@ -24,16 +24,15 @@ _CLIP = 12.0
 
 @kernel
 def clipped(x: Any) -> Any:
-    """Up to 2**15 numbers of x (uint64, two's complement) as floats, at most 12 mean magnitudes large.
+    """The numbers of x (uint64, two's complement) as floats, at most 12 mean magnitudes large.
 
     Least squares would give a few outliers all the say.
     """
-    n = min(len(x), 1 << 15)
-    a = (len(x) - n) // 2
+    n = len(x)
     out = np.empty(n)
     total = 0.0
     for i in range(n):
-        out[i] = np.float64(np.int64(x[a + i]))
+        out[i] = np.float64(np.int64(x[i]))
         total += abs(out[i])
     limit = _CLIP * total / max(n, 1) + 1.0
     for i in range(n):
@@ -106,32 +105,43 @@ def quantise(coefficients: Any, order: Any, out: Any) -> Any:
 
 
 @kernel
-def predict(x: Any, i: Any, c: Any, order: Any, shift: Any) -> Any:
+def oldest_first(c: Any, order: Any) -> Any:
+    """Coefficients (uint64) in the order of the numbers they belong to: both run upwards, which compiles to vectors."""
+    out = np.empty(order, np.uint64)
+    for lag in range(order):
+        out[lag] = np.uint64(c[order - 1 - lag])
+    return out
+
+
+@inlined
+def predict(x: Any, i: Any, back: Any, order: Any, shift: Any) -> Any:
     """Prediction of x[i] (uint64, two's complement) from the `order` numbers before; missing ones count as 0."""
     total = U0
-    for lag in range(min(order, i)):
-        total += np.uint64(c[lag]) * x[i - 1 - lag]
+    for lag in range(max(0, order - i), order):
+        total += back[lag] * x[i - order + lag]
     return np.uint64(np.int64(total) >> shift)
 
 
 @kernel
 def lpc_residual(x: Any, c: Any, order: Any, shift: Any, out: Any) -> None:
-    """Out = x - prediction."""
-    for i in range(len(x)):
-        out[i] = x[i] - predict(x, i, c, order, shift)
+    """out = x - prediction."""
+    back = oldest_first(c, order)
+    for i in range(min(order, len(x))):
+        out[i] = x[i] - predict(x, i, back, order, shift)
+    for i in range(order, len(x)):
+        total = U0
+        for lag in range(order):
+            total += back[lag] * x[i - order + lag]
+        out[i] = x[i] - np.uint64(np.int64(total) >> shift)
 
 
 @kernel
 def lpc_restore(x: Any, c: Any, order: Any, shift: Any) -> None:
     """Replace residuals by the numbers, in place."""
-    n = len(x)
-    for i in range(min(order, n)):
-        x[i] += predict(x, i, c, order, shift)
-    # Newest first in `c`, oldest first here: both run upwards, which the compiler turns into vector code.
-    back = np.empty(order, np.uint64)
-    for lag in range(order):
-        back[lag] = np.uint64(c[order - 1 - lag])
-    for i in range(order, n):
+    back = oldest_first(c, order)
+    for i in range(min(order, len(x))):
+        x[i] += predict(x, i, back, order, shift)
+    for i in range(order, len(x)):
         total = U0
         for lag in range(order):
             total += back[lag] * x[i - order + lag]

@@ -39,9 +39,11 @@ from iiot_dask.codec.bits import (
 LANES = 4
 TOKENS = 256
 ACTIVITIES = 4096
-CONTEXTS_MAX = 12
+CONTEXTS_MAX = 8
+SAMPLE = 8192
 LOW = np.uint64(1 << 16)
-U2, U4, U12, U16 = (np.uint64(n) for n in (2, 4, 12, 16))
+U4, U8, U16, U20 = (np.uint64(n) for n in (4, 8, 16, 20))
+U_BYTE, U_LOW12 = np.uint64(0xFF), np.uint64(0xFFF)
 U_WORD = np.uint64(0xFFFF)
 
 
@@ -265,13 +267,15 @@ def read_tables(words: Any, bits: Any, contexts: Any, scale: Any, freq: Any) -> 
 
 
 @inlined
-def _push(x: Any, f: Any, cum: Any, scale: Any, words: Any, at: Any) -> Any:
+def _push(x: Any, f: Any, inverse: Any, cum: Any, scale: Any, words: Any, at: Any) -> Any:
     """One symbol into a state; words are written downwards from `at`."""
     if x >= f << (np.uint64(32) - scale):
         at -= 1
         words[at] = np.uint16(x & U_WORD)
         x >>= U16
-    return ((x // f) << scale) + (x % f) + cum, at
+    # x / f is below 2**21 and no nearer than 1 / f to the integer above, so the float quotient is exact.
+    quotient = np.uint64(np.float64(x) * inverse)
+    return (quotient << scale) + (x - quotient * f) + cum, at
 
 
 @kernel
@@ -281,24 +285,35 @@ def encode_tokens(tokens: Any, activity: Any, which: Any, freq: Any, scale: Any,
     q = (n + LANES - 1) // LANES
     contexts = len(freq)
     cum = np.zeros((contexts, TOKENS), np.uint64)
+    inverse = np.empty((contexts, TOKENS))
     for c in range(contexts):
         total = U0
         for t in range(TOKENS):
             cum[c, t] = total
+            inverse[c, t] = (1.0 + 2.0**-40) / np.float64(max(freq[c, t], U1))
             total += freq[c, t]
-    states = np.full(LANES, LOW, np.uint64)
+    x0 = x1 = x2 = x3 = LOW
     at = len(words)
     for i in range(q - 1, -1, -1):
         for lane in range(LANES - 1, -1, -1):
             row = lane * q + i
-            if row < n:
-                c = which[activity[row]]
-                t = tokens[row]
-                states[lane], at = _push(states[lane], freq[c, t], cum[c, t], scale, words, at)
-    for lane in range(LANES - 1, -1, -1):
+            if row >= n:
+                continue
+            c = which[activity[row]]
+            t = tokens[row]
+            f, inv, below = freq[c, t], inverse[c, t], cum[c, t]
+            if lane == 0:
+                x0, at = _push(x0, f, inv, below, scale, words, at)
+            elif lane == 1:
+                x1, at = _push(x1, f, inv, below, scale, words, at)
+            elif lane == 2:
+                x2, at = _push(x2, f, inv, below, scale, words, at)
+            else:
+                x3, at = _push(x3, f, inv, below, scale, words, at)
+    for x in (x3, x2, x1, x0):
         at -= 2
-        words[at] = np.uint16(states[lane] & U_WORD)
-        words[at + 1] = np.uint16(states[lane] >> U16)
+        words[at] = np.uint16(x & U_WORD)
+        words[at + 1] = np.uint16(x >> U16)
     return at
 
 
@@ -325,15 +340,15 @@ def write_raw(z: Any, tokens: Any, words: Any) -> Any:
 
 @inlined
 def _pull(
-    x: Any, a: Any, kind: Any, which: Any, symbols: Any, slots: Any, scale: Any, words: Any, at: Any, end: Any
+    x: Any, a: Any, kind: Any, which: Any, table: Any, scale: Any, words: Any, at: Any, end: Any
 ) -> Any:
     """One symbol out of a state: (state, activity, token, word position)."""
     c = np.int64(which[a])
     slot = x & ((U1 << scale) - U1)
     where = (c << np.int64(scale)) + np.int64(slot)
-    t = np.int64(symbols[where])
-    entry = slots[where]
-    x = (entry >> U16) * (x >> scale) + (entry & U_WORD)
+    entry = np.uint64(table[where])
+    t = np.int64(entry & U_BYTE)
+    x = ((entry >> U20) + U1) * (x >> scale) + ((entry >> U8) & U_LOW12)
     if x < LOW:
         # Past the end the state takes zeros; the caller sees at > end.
         x = (x << U16) | (np.uint64(words[at]) if at < end else U0)
@@ -361,15 +376,13 @@ def decode_tokens(freq: Any, which: Any, kind: Any, scale: Any, words: Any, raw:
     q = (n + LANES - 1) // LANES
     contexts = len(freq)
     size = 1 << np.int64(scale)
-    symbols = np.empty(contexts * size, np.uint8)
-    slots = np.empty(contexts * size, np.uint64)
+    # Frequency - 1, place within it and token in one word: one load a symbol, and small enough for the cache.
+    table = np.empty(contexts * size, np.uint32)
     for c in range(contexts):
         slot = c * size
         for t in range(TOKENS):
             for i in range(np.int64(freq[c, t])):
-                symbols[slot] = np.uint8(t)
-                # The frequency and the place within it, so that one load gives the next state.
-                slots[slot] = (freq[c, t] << U16) | np.uint64(i)
+                table[slot] = np.uint32(((freq[c, t] - U1) << U20) | (np.uint64(i) << U8) | np.uint64(t))
                 slot += 1
     end = len(words)
     if end < 2 * LANES:
@@ -385,10 +398,10 @@ def decode_tokens(freq: Any, which: Any, kind: Any, scale: Any, words: Any, raw:
     a0 = a1 = a2 = a3 = np.int64(0)
     full = max(0, n - 3 * q)
     for i in range(full):
-        x0, a0, t0, at = _pull(x0, a0, kind, which, symbols, slots, scale, words, at, end)
-        x1, a1, t1, at = _pull(x1, a1, kind, which, symbols, slots, scale, words, at, end)
-        x2, a2, t2, at = _pull(x2, a2, kind, which, symbols, slots, scale, words, at, end)
-        x3, a3, t3, at = _pull(x3, a3, kind, which, symbols, slots, scale, words, at, end)
+        x0, a0, t0, at = _pull(x0, a0, kind, which, table, scale, words, at, end)
+        x1, a1, t1, at = _pull(x1, a1, kind, which, table, scale, words, at, end)
+        x2, a2, t2, at = _pull(x2, a2, kind, which, table, scale, words, at, end)
+        x3, a3, t3, at = _pull(x3, a3, kind, which, table, scale, words, at, end)
         if bit > limit:
             return False
         z[i], bit = _value(t0, raw, bit)
@@ -398,13 +411,13 @@ def decode_tokens(freq: Any, which: Any, kind: Any, scale: Any, words: Any, raw:
     for i in range(full, q):
         if bit > limit:
             return False
-        x0, a0, t0, at = _pull(x0, a0, kind, which, symbols, slots, scale, words, at, end)
+        x0, a0, t0, at = _pull(x0, a0, kind, which, table, scale, words, at, end)
         z[i], bit = _value(t0, raw, bit)
         if q + i < n:
-            x1, a1, t1, at = _pull(x1, a1, kind, which, symbols, slots, scale, words, at, end)
+            x1, a1, t1, at = _pull(x1, a1, kind, which, table, scale, words, at, end)
             z[q + i], bit = _value(t1, raw, bit)
         if 2 * q + i < n:
-            x2, a2, t2, at = _pull(x2, a2, kind, which, symbols, slots, scale, words, at, end)
+            x2, a2, t2, at = _pull(x2, a2, kind, which, table, scale, words, at, end)
             z[2 * q + i], bit = _value(t2, raw, bit)
     return at == end and bit <= limit and x0 == LOW and x1 == LOW and x2 == LOW and x3 == LOW
 
@@ -424,18 +437,18 @@ def encode_entropy(z: Any, out: Any, kinds: Any) -> Any:
     contexts = 0
     best = np.inf
     tried = np.zeros(CONTEXTS_MAX, np.int64)
+    seen = tokens[:SAMPLE]
     for candidate in range(2):
         if kinds >> candidate & 1:
-            activities(tokens, candidate, activity)
-            count, cost = choose_contexts(tokens, activity, tried)
+            activities(seen, candidate, activity)
+            count, cost = choose_contexts(seen, activity[: len(seen)], tried)
             if cost < best:
                 best = cost
                 kind = candidate
                 contexts = count
                 thresholds[:] = tried
-    if kinds != 1 << kind:
-        activities(tokens, kind, activity)
-    scale = np.uint64(12 if n >= 4096 else 11)
+    activities(tokens, kind, activity)
+    scale = np.uint64(12 if n >= 32768 else 11)
     which = context_table(thresholds, contexts)
     counts = np.zeros((contexts, TOKENS), np.int64)
     for i in range(n):
