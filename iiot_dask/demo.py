@@ -142,8 +142,7 @@ def run_demo(options: DemoOptions, console: Console) -> Summary:
     watch = Watch(started)
     with interrupts() as stop, ExitStack() as stack:
         process = stack.enter_context(FactoryProcess(factory, data / "factory", broker=options.broker))
-        endpoints = process.start()
-        _write_plant(factory, endpoints, data, options)
+        _write_plant(process, data, options)
         pipeline = stack.enter_context(Pipeline(load(data / "plant.toml")))
         url = _serve(stack, pipeline, options, console)
         with live_status(console, pipeline.snapshot) as refresh:
@@ -186,9 +185,9 @@ def _prepare(data: Path) -> Path:
     return data
 
 
-def _write_plant(factory: Factory, endpoints: dict[str, str], data: Path, options: DemoOptions) -> None:
-    raw = factory.plant_file(endpoints, data=".", name="demo")
-    rate = factory.tags * 1.5
+def _write_plant(process: FactoryProcess, data: Path, options: DemoOptions) -> None:
+    raw = process.plant_file(data=".", name="demo")
+    rate = process.factory.tags * 1.5
     raw["cluster"] = {
         "minimum": 1,
         "maximum": 3,

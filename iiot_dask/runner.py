@@ -207,7 +207,7 @@ def run_query(
             list(tags),
             start=None if start is None else time_ns(start),
             end=None if end is None else time_ns(end),
-            every=None if every is None else span_ns(every),
+            every=every,
         )
         rows = (frame if limit is None else frame.head(limit)).collect()
     if form == "parquet":

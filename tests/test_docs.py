@@ -52,9 +52,7 @@ def test_python_blocks_run(tmp_path, code):
 def test_live_blocks_and_plant_commands_run_on_a_real_plant(tmp_path):
     factory = Factory(tags=200, seed=3, duration_s=60, faults=[])
     with FactoryProcess(factory, tmp_path / "factory") as process:
-        (tmp_path / "plant.toml").write_text(
-            tomli_w.dumps(factory.plant_file(process.start(), data="data", name="docs"))
-        )
+        (tmp_path / "plant.toml").write_text(tomli_w.dumps(process.plant_file(data="data", name="docs")))
         process.begin()
         for code in LIVE:
             # The block ends at once, as it would in a notebook cell; what it shows needs a moment of data.

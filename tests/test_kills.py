@@ -100,7 +100,7 @@ def plant(tmp_path):
     factory = Factory(tags=400, seed=11, day_s=30, duration_s=600, faults=[])
     with ExitStack() as stack:
         process = stack.enter_context(FactoryProcess(factory, tmp_path / "factory"))
-        raw = factory.plant_file(process.start(), data="data", name="kills")
+        raw = process.plant_file(data="data", name="kills")
         raw["cluster"] = {"minimum": 2, "maximum": 2, "policy": "static", "processes": True}
         raw["stream"] = {"flush": "1s"}
         (tmp_path / "plant.toml").write_text(tomli_w.dumps(raw))

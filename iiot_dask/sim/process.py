@@ -88,6 +88,18 @@ class FactoryProcess:
         self.endpoints, self.broker = dict(ready["endpoints"]), ready["broker"]
         return self.endpoints
 
+    def plant_file(self, data: str = "plant-data", name: str = "demo") -> dict[str, Any]:
+        """The plant file that reads this factory as it was started; `data` is relative to the plant file.
+
+        amqtt speaks MQTT 3.1.1 only, and does not say so: it leaves a CONNECT of version 5 unanswered.
+        """
+        raw = self.factory.plant_file(self.endpoints, data, name)
+        if self.broker == "amqtt":
+            for adapter in raw["adapters"]:
+                if adapter["kind"] == "mqtt":
+                    adapter["version"] = 3
+        return raw
+
     @property
     def _log(self) -> Path:
         return self.directory / "factory.log"
