@@ -194,7 +194,7 @@ def _cell(
 
 
 @numba.njit(**JIT)
-def _rename(c: Any, kind: int, tag: int, received: int, mask: int, out: Any, at: int) -> int:
+def _rename(c: Any, kind: int, tag: int, received: int, mask: int, out: Any, at: int) -> Any:
     """A copy chart that turns out to be a storm (or the other way): end the one, begin the other."""
     at = put(out, at, mask, tag, c.kind, False, c.start, received, c.score)
     c.kind = kind
@@ -204,7 +204,7 @@ def _rename(c: Any, kind: int, tag: int, received: int, mask: int, out: Any, at:
 @numba.njit(**JIT)
 def sequence(
     k: Any, cells: Any, seq: int, late: bool, tag: int, received: int, odds: float, mask: int, out: Any, at: int
-) -> int:
+) -> Any:
     """Gaps and restarts of the sequence number; the new length of `out`."""
     if seq == NO_SEQ:
         return at
@@ -423,7 +423,7 @@ def rate(
 @numba.njit(**JIT)
 def quality_chart(
     k: Any, cells: Any, bad: bool, tag: int, received: int, odds: float, mask: int, out: Any, at: int
-) -> int:
+) -> Any:
     """Share of bad samples; the new length of `out`."""
     return _cell(k, cells, C_BAD, bad, BAD_QUALITY, 0.0, tag, received, odds, mask, out, at)
 
