@@ -76,7 +76,7 @@ CLOCK_DTYPE = np.dtype(
         ("stuck", "u1"),
     ]
 )
-"""Clock, sequence and rate of one tag, 112 bytes."""
+"""Clock, sequence and rate of one tag, 117 bytes."""
 
 YEAR_NS = 31_556_952_000_000_000
 Y2000_NS = 946_684_800_000_000_000

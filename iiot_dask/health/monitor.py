@@ -137,7 +137,7 @@ def _fresh_bank(rows: int) -> npt.NDArray[np.void]:
 
 @dataclass(slots=True)
 class Monitor:
-    """Health of the tags with ``tag % shards == shard``; 372 bytes a tag, grown as tags appear.
+    """Health of the tags with ``tag % shards == shard``; 397 bytes a tag, grown as tags appear.
 
     Parameters
     ----------
