@@ -1,6 +1,7 @@
 """The archive tier for the values of one tag: grids are proposed, measured on a sample, and the cheapest is used.
 
-`VALUES_ARCHIVE`:  flags byte (1 = a bound was asked for: requested, largest and RMS error follow); grid byte;
+`VALUES_ARCHIVE`:  flags byte (1 = a bound was asked for: requested, largest and RMS error follow;
+                   3 = these are shares of each value); grid byte;
                    parameter, if the grid has one (float64); corrections; exceptions; the integers
 `VALUES_PCO`:      a pcodec file of the floats
 `VALUES_PARTS`:    number of parts, then size and value blob of each: columns whose format changes half way
@@ -187,7 +188,7 @@ def _encode_as(x: Floats, proposal: Proposal, codec: int) -> bytes | None:
 def _payload(
     x: Floats, proposal: Proposal, k: Ints, c: Ints, miss: Bytes, stream: bytes, report: Reached | None = None
 ) -> bytes:
-    out = bytearray((0,)) if report is None else bytearray((1,)) + report.pack()
+    out = bytearray((0,)) if report is None else bytearray((3 if report.relative else 1,)) + report.pack()
     out.append(proposal[0])
     if has_param(proposal[0]):
         out += _F64.pack(proposal[1])
@@ -196,9 +197,9 @@ def _payload(
     return bytes(out) + stream
 
 
-def encode_archive_lossy(x: Floats, proposal: Proposal, k: Ints, miss: Bytes, report: Reached) -> bytes:
-    """The blob of values already rounded to a grid, exceptions kept."""
-    stream, _ = ints.dump_archive(k)
+def encode_lossy(x: Floats, proposal: Proposal, k: Ints, miss: Bytes, report: Reached, starts: Ints | None) -> bytes:
+    """The blob of values already rounded to a grid, exceptions kept; `starts`: fast tier, None: archive."""
+    stream = ints.dump_archive(k)[0] if starts is None else ints.dump_fast(k, starts)
     return seal(Kind.VALUES_ARCHIVE, len(x), _payload(x, proposal, k, np.zeros(1, np.int64), miss, stream, report))
 
 
@@ -213,10 +214,10 @@ def decode_archive(frame: Frame) -> Floats:
     data, n = frame.payload, frame.count
     if frame.kind is Kind.VALUES_PCO:
         return pco_floats(data, n)
-    if n == 0 or len(data) == 0 or data[0] > 1:
+    if n == 0 or len(data) == 0 or data[0] not in (0, 1, 3):
         msg = f"value blob of {len(data)} bytes for {n} samples has no valid flags"
         raise CodecError(msg)
-    at = 1 + REPORT.size * data[0]
+    at = 1 + REPORT.size * (data[0] & 1)
     if at >= len(data) or at + 1 + 8 * has_param(data[at]) > len(data):
         msg = f"value blob of {len(data)} bytes ends before its grid"
         raise CodecError(msg)

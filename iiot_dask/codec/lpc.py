@@ -124,7 +124,7 @@ def predict(x: Any, i: Any, back: Any, order: Any, shift: Any) -> Any:
 
 @kernel
 def lpc_residual(x: Any, c: Any, order: Any, shift: Any, out: Any) -> None:
-    """out = x - prediction."""
+    """Out = x - prediction."""
     back = oldest_first(c, order)
     for i in range(min(order, len(x))):
         out[i] = x[i] - predict(x, i, back, order, shift)

@@ -26,6 +26,8 @@ class Reached:
     requested: float
     max_error: float
     rms_error: float
+    relative: bool = False
+    """Whether the three are shares of each value instead."""
 
     def pack(self) -> bytes:
         """24 bytes: three float64."""

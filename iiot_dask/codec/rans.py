@@ -339,9 +339,7 @@ def write_raw(z: Any, tokens: Any, words: Any) -> Any:
 
 
 @inlined
-def _pull(
-    x: Any, a: Any, kind: Any, which: Any, table: Any, scale: Any, words: Any, at: Any, end: Any
-) -> Any:
+def _pull(x: Any, a: Any, kind: Any, which: Any, table: Any, scale: Any, words: Any, at: Any, end: Any) -> Any:
     """One symbol out of a state: (state, activity, token, word position)."""
     c = np.int64(which[a])
     slot = x & ((U1 << scale) - U1)

@@ -16,16 +16,17 @@ import numpy.typing as npt
 
 from iiot_dask.codec import grid as g
 from iiot_dask.codec import ints, zstd
-from iiot_dask.codec.archive import Remembered, decode_archive, encode_archive, encode_archive_lossy
+from iiot_dask.codec.archive import Remembered, best_proposal, decode_archive, encode_archive, encode_lossy, fixed_bits
 from iiot_dask.codec.bits import Bytes, Floats, Ints, float_bits, kernel
 from iiot_dask.codec.frame import COUNT_MAX, Buffer, Frame, Kind, get_varint, put_varint, seal, unseal_as
 from iiot_dask.codec.parts import REPORT, Reached, dump_misses, get_part, load_misses, put_part
 from iiot_dask.codec.precision import Precision
+from iiot_dask.codec.relative import to_digits
 from iiot_dask.codec.times import column
 from iiot_dask.core.errors import CodecError
 
 KINDS = (Kind.VALUES_GRID, Kind.VALUES_SHUFFLED, Kind.VALUES_ARCHIVE, Kind.VALUES_PCO, Kind.VALUES_PARTS)
-LOSSY = 1
+LOSSY, RELATIVE = 1, 3
 Tier = Literal["fast", "archive"]
 
 
@@ -71,7 +72,8 @@ def encode_values(
     values
         float64, shape (n,), 0 <= n <= 2**24; NaN payloads, infinities and -0.0 come back as they are.
     precision
-        None or no `error_bound`: lossless.
+        None or without a bound on values: lossless. Values that can not keep the bound, and blobs that would not
+        gain by it, stay bit for bit; `reached` tells.
     starts
         Row starts of each tag's run (int64, starts[0] == 0, ascending); grid and prediction are found per run.
     tier
@@ -95,8 +97,16 @@ def encode_values(
     edges = ints.checked_starts(starts, n)
     if n == 0:
         return seal(Kind.VALUES_SHUFFLED, 0, b"")
-    bound = None if precision is None else precision.error_bound
-    if tier == "archive" and len(edges) == 1:
+    single = len(edges) == 1
+    archive = tier == "archive" and single
+    if precision is not None and precision.share is not None:
+        digits = to_digits(x, precision)
+        if digits is not None:
+            return _checked(encode_lossy(x, *digits, None if archive else edges), x, digits[-1])
+    bound = None
+    if precision is not None and (single or precision.span_share is None):
+        bound = precision.absolute(x)
+    if archive:
         return encode_archive(x, remembered) if bound is None else _archive_lossy(x, bound)
     payload, plain_rows = _grid_payload(x, edges, bound)
     if bound is None and plain_rows * 4 > n:
@@ -130,7 +140,8 @@ def reached(blob: Buffer) -> Reached | None:
     frame = unseal_as(blob, KINDS)
     if frame.kind not in (Kind.VALUES_GRID, Kind.VALUES_ARCHIVE) or not frame.payload[0] & LOSSY:
         return None
-    return Reached(*REPORT.unpack_from(frame.payload, 1))
+    requested, largest, rms = REPORT.unpack_from(frame.payload, 1)
+    return Reached(requested, largest, rms, relative=frame.payload[0] == RELATIVE)
 
 
 def _steps(bound: float) -> list[tuple[int, float]]:
@@ -167,7 +178,10 @@ def _grid_payload(x: Floats, edges: Ints, bound: float | None) -> tuple[bytes, i
     params = np.full(len(edges), param)
     out = bytearray((0 if bound is None else 1,))
     if bound is not None:
-        out += _verify(x, k, miss, edges, grids, params, bound).pack()
+        report = _verify(x, k, miss, edges, grids, params, bound)
+        if report is None:
+            return _grid_payload(x, edges, None)
+        out += report.pack()
     put_varint(out, len(edges))
     if len(edges) == 1:
         out.append(int(grids[0]))
@@ -183,16 +197,22 @@ def _grid_payload(x: Floats, edges: Ints, bound: float | None) -> tuple[bytes, i
     return bytes(out), int(rows)
 
 
-def _verify(x: Floats, k: Ints, miss: Bytes, edges: Ints, grids: Bytes, params: Floats, bound: float) -> Reached:
-    """Decode and compare before anything is used."""
+def _verify(x: Floats, k: Ints, miss: Bytes, edges: Ints, grids: Bytes, params: Floats, bound: float) -> Reached | None:
+    """Decode and compare before anything is used; None = the bound is not kept."""
     y = np.empty(len(x))
     decode_runs(k, edges, grids, params, y)
     y[miss != 0] = x[miss != 0]
     worst, rms = reached_errors(x, y)
-    if not worst <= bound:
-        msg = f"a value would be off by {worst}, over the bound {bound}; this is a defect of the encoder"
-        raise AssertionError(msg)
-    return Reached(bound, worst, rms)
+    return Reached(bound, worst, rms) if worst <= bound else None
+
+
+def _checked(blob: bytes, x: Floats, report: Reached) -> bytes:
+    """Decode and compare; a blob over its relative bound is replaced by an exact one, which says so by no report."""
+    y = _DECODERS[(frame := unseal_as(blob, KINDS)).kind](frame)
+    finite = np.isfinite(x)
+    kept = bool(np.all(np.abs(y[finite] - x[finite]) <= report.requested * np.abs(x[finite])))
+    same = bool(np.array_equal(y[~finite].view(np.int64), x[~finite].view(np.int64)))
+    return blob if kept and same else encode_values(x)
 
 
 def _archive_lossy(x: Floats, bound: float) -> bytes:
@@ -200,7 +220,11 @@ def _archive_lossy(x: Floats, bound: float) -> bytes:
     grids, param = _choose(x, ints.ONE_RUN, bound, k, miss)
     params = np.full(1, param)
     report = _verify(x, k, miss, ints.ONE_RUN, grids, params, bound)
-    return encode_archive_lossy(x, (int(grids[0]), param), k, miss, report)
+    exact = best_proposal(x)
+    if report is None or exact[1] <= fixed_bits(k.view(np.uint64)):
+        # A bound below the natural resolution buys nothing: the exact blob is as small.
+        return encode_archive(x)
+    return encode_lossy(x, (int(grids[0]), param), k, miss, report, None)
 
 
 def _from_parts(frame: Frame) -> Floats:

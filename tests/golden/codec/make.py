@@ -41,6 +41,7 @@ def cases() -> dict[str, tuple[bytes, dict[str, np.ndarray]]]:
     levels = rng.choice(np.array([3, 70_000, 5_000_000]), n)
     counts = np.round(x * 50)
     rounded = codec.encode_values(noise, codec.Precision(error_bound=0.015), tier="archive")
+    relative = codec.encode_values(np.exp(noise), codec.Precision(significant_digits=4), tier="archive")
     walk = 50 + np.cumsum(rng.normal(0, 0.3, 4200))
     text = np.array([float(f"{v:.9g}") for v in walk.astype(np.float32).astype(float)])
     long = np.where(np.arange(4200) < 2300, text, np.round(walk, 1))
@@ -59,6 +60,7 @@ def cases() -> dict[str, tuple[bytes, dict[str, np.ndarray]]]:
             for name, column in archived.items()
         },
         "values-archive-lossy": (rounded, {"values": codec.decode_values(rounded)}),
+        "values-archive-relative": (relative, {"values": codec.decode_values(relative)}),
         "values-pco": (frame.seal(frame.Kind.VALUES_PCO, n, pco_encode(noise)), {"values": noise}),
         "values-parts": (codec.encode_values(long, tier="archive"), {"values": long}),
         **{
