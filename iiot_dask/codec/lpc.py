@@ -19,6 +19,7 @@ ORDER_MAX = 32
 COEFFICIENT_BITS = 14
 ORDERS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _COEFFICIENT_COST = 14.0
+_COEFFICIENT_SHARE = 0.001  # bits a number a coefficient must save on top: each costs time on every read
 _CLIP = 12.0
 
 
@@ -81,7 +82,10 @@ def best_lpc_order(errors: Any, orders: Any, count: Any) -> Any:
     best_cost = 0.5 * count * np.log2(max(errors[0], 1e-9))
     for order in ORDERS:
         if order <= orders:
-            cost = 0.5 * count * np.log2(max(errors[order], 1e-9)) + _COEFFICIENT_COST * order
+            cost = (
+                0.5 * count * np.log2(max(errors[order], 1e-9))
+                + (_COEFFICIENT_COST + _COEFFICIENT_SHARE * count) * order
+            )
             if cost < best_cost:
                 best_cost = cost
                 best = order
@@ -137,12 +141,27 @@ def lpc_residual(x: Any, c: Any, order: Any, shift: Any, out: Any) -> None:
 
 @kernel
 def lpc_restore(x: Any, c: Any, order: Any, shift: Any) -> None:
-    """Replace residuals by the numbers, in place."""
+    """Replace residuals by the numbers, in place.
+
+    The newest eight stay in registers: loading vectors from memory that was written a moment ago stalls the core.
+    """
     back = oldest_first(c, order)
-    for i in range(min(order, len(x))):
-        x[i] += predict(x, i, back, order, shift)
-    for i in range(order, len(x)):
-        total = U0
-        for lag in range(order):
-            total += back[lag] * x[i - order + lag]
-        x[i] += np.uint64(np.int64(total) >> shift)
+    near = np.zeros(8, np.uint64)
+    for lag in range(min(order, 8)):
+        near[lag] = np.uint64(c[lag])
+    c0, c1, c2, c3, c4, c5, c6, c7 = near[0], near[1], near[2], near[3], near[4], near[5], near[6], near[7]
+    h0 = h1 = h2 = h3 = h4 = h5 = h6 = h7 = U0
+    n = len(x)
+    far = max(order - 8, 0)
+    for i in range(n):
+        total = c7 * h7 + c6 * h6 + c5 * h5 + c4 * h4 + c3 * h3 + c2 * h2 + c1 * h1
+        if i >= order:
+            for lag in range(far):
+                total += back[lag] * x[i - order + lag]
+        else:
+            for lag in range(order - i, far):
+                total += back[lag] * x[i - order + lag]
+        total += c0 * h0
+        h7, h6, h5, h4, h3, h2, h1 = h6, h5, h4, h3, h2, h1, h0
+        h0 = x[i] + np.uint64(np.int64(total) >> shift)
+        x[i] = h0

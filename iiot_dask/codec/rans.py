@@ -269,10 +269,11 @@ def read_tables(words: Any, bits: Any, contexts: Any, scale: Any, freq: Any) -> 
 @inlined
 def _push(x: Any, f: Any, inverse: Any, cum: Any, scale: Any, words: Any, at: Any) -> Any:
     """One symbol into a state; words are written downwards from `at`."""
-    if x >= f << (np.uint64(32) - scale):
-        at -= 1
-        words[at] = np.uint16(x & U_WORD)
-        x >>= U16
+    # No branch: whether a word goes out is as good as random, and a wrong guess costs more than a store.
+    full = x >= f << (np.uint64(32) - scale)
+    words[at - 1] = np.uint16(x & U_WORD)
+    at -= np.int64(full)
+    x >>= np.uint64(full) << U4
     # x / f is below 2**21 and no nearer than 1 / f to the integer above, so the float quotient is exact.
     quotient = np.uint64(np.float64(x) * inverse)
     return (quotient << scale) + (x - quotient * f) + cum, at
@@ -347,10 +348,10 @@ def _pull(x: Any, a: Any, kind: Any, which: Any, table: Any, scale: Any, words: 
     entry = np.uint64(table[where])
     t = np.int64(entry & U_BYTE)
     x = ((entry >> U20) + U1) * (x >> scale) + ((entry >> U8) & U_LOW12)
-    if x < LOW:
-        # Past the end the state takes zeros; the caller sees at > end.
-        x = (x << U16) | (np.uint64(words[at]) if at < end else U0)
-        at += 1
+    # No branch here either. Past the end the state takes the spare zero word; the caller sees at > end.
+    low = np.uint64(x < LOW)
+    x = (x << (low << U4)) | (np.uint64(words[min(at, end)]) * low)
+    at += np.int64(low)
     return x, next_activity(a, t, kind), t, at
 
 
@@ -382,7 +383,7 @@ def decode_tokens(freq: Any, which: Any, kind: Any, scale: Any, words: Any, raw:
             for i in range(np.int64(freq[c, t])):
                 table[slot] = np.uint32(((freq[c, t] - U1) << U20) | (np.uint64(i) << U8) | np.uint64(t))
                 slot += 1
-    end = len(words)
+    end = len(words) - 1  # one zero word is spare
     if end < 2 * LANES:
         return False
     x0 = np.uint64(words[0]) | (np.uint64(words[1]) << U16)
@@ -519,8 +520,8 @@ def decode_entropy(data: Any, start: Any, z: Any) -> Any:
     count, at = read_varint(data, stop, end)
     if at < 0 or count > np.uint64((end - at) // 2):
         return False
-    words = np.empty(np.int64(count), np.uint16)
-    for i in range(len(words)):
+    words = np.zeros(np.int64(count) + 1, np.uint16)
+    for i in range(np.int64(count)):
         words[i] = np.uint16(data[at]) | (np.uint16(data[at + 1]) << 8)
         at += 2
     # One round of four lanes may read 4 x 61 bits past the end before it is checked.
