@@ -19,7 +19,8 @@ class MicroBatch:
     """Rows of the journal records ``first <= offset < stop``, and what the shards shall do with them.
 
     `generation` tells apart the passes over the same offsets before and after a recovery; `index` counts micro-batches
-    within an epoch; `epoch_first` is the first offset of the epoch; `now_ns` is the time the shards take for now.
+    within an epoch; `epoch_first` is the first offset of the epoch; `now_ns` is the time the shards take for now;
+    `replay` says that some of its rows have been answered before, in a pass that failed later.
     """
 
     generation: int
@@ -30,6 +31,7 @@ class MicroBatch:
     batch: Batch
     flush: bool
     now_ns: int
+    replay: bool = False
 
 
 def split(batch: Batch, shards: int) -> list[Batch]:
@@ -64,6 +66,8 @@ class Batcher:
         An epoch closes at this many rows.
     flush_ns
         ... or this long after its first micro-batch, ns.
+    batches_max
+        ... or at this many micro-batches, also without rows: a chain of futures has an end on an idle plant too.
 
     Examples
     --------
@@ -78,8 +82,10 @@ class Batcher:
     batch_ns: int
     flush_rows_max: int
     flush_ns: int
+    batches_max: int = 256
     rows: int = 0
     epoch_rows: int = 0
+    batches: int = 0
     _opened_ns: int | None = None
     _epoch_ns: int | None = None
 
@@ -106,19 +112,18 @@ class Batcher:
         """Close the micro-batch; True when it also closes the epoch."""
         self.rows = 0
         self._opened_ns = None
+        self.batches += 1
         if self._epoch_ns is None:
             self._epoch_ns = now_ns
-        flush = self.epoch_rows > 0 and (
-            self.epoch_rows >= self.flush_rows_max or now_ns - self._epoch_ns >= self.flush_ns
-        )
+        late = self.epoch_rows >= self.flush_rows_max or now_ns - self._epoch_ns >= self.flush_ns
+        flush = (self.epoch_rows > 0 and late) or self.batches >= self.batches_max
         if flush:
-            self.epoch_rows = 0
+            self.epoch_rows = self.batches = 0
             self._epoch_ns = now_ns
         return flush
 
     def reset(self) -> None:
         """Forget everything open: what follows starts a new epoch."""
-        self.rows = 0
-        self.epoch_rows = 0
+        self.rows = self.epoch_rows = self.batches = 0
         self._opened_ns = None
         self._epoch_ns = None

@@ -33,7 +33,9 @@ WINDOW_DTYPE = np.dtype(
         ("last", np.float64),
     ]
 )
-OUT_DTYPE = np.dtype([("tag", np.uint32), ("late", np.bool_), *[(n, WINDOW_DTYPE[n]) for n in WINDOW_DTYPE.names or ()]])
+OUT_DTYPE = np.dtype(
+    [("tag", np.uint32), ("late", np.bool_), *[(n, WINDOW_DTYPE[n]) for n in WINDOW_DTYPE.names or ()]]
+)
 
 
 @numba.njit(**JIT)
