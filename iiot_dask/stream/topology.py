@@ -109,7 +109,7 @@ class GatherResults(Stream):  # type: ignore[misc]  # streamz has no types
         try:
             results = await self.client.gather(futures, asynchronous=True)
             self.on_result(micro, results)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- handed to on_failure, which restarts the epoch
             stepped = any(future.status == "error" for future in futures)
             if stepped:
                 text = "".join(traceback.format_exception(error))[-TRACEBACK_CHARS:]

@@ -1,7 +1,8 @@
 """Tumbling-window aggregates per tag, updated in place: count, min, max, sum, first and last of every window.
 
 State is a struct of arrays, one open window a tag. A row of a newer window closes the open one; a row of an older
-window (late) comes out at once as a partial of its own, marked late, so nothing is dropped and sums still add up.
+window (late) comes out at once as a partial of its own, marked late, so nothing is dropped and sums still add up; so
+does a row of the far future.
 Windows of quiet tags close when the watermark has passed them. Bad quality and NaN do not enter.
 """
 
@@ -82,12 +83,13 @@ def _add(w: Any, time: int, value: float) -> None:
 
 @numba.njit(**JIT)
 def update_kernel(
-    state: Any, local: Any, tag: Any, time: Any, value: Any, quality: Any, every_ns: int, scratch: Any, out: Any
+    state: Any, local: Any, tag: Any, time: Any, value: Any, quality: Any, every_ns: int, ahead_ns: int, out: Any
 ) -> int:
     """Fold rows into the open windows; returns how many closed or late windows were written to `out`.
 
-    `state`: WINDOW_DTYPE[tags]; `local`: index into it per row; `out`: OUT_DTYPE with room for one entry a row;
-    `scratch`: WINDOW_DTYPE[1].
+    `state`: WINDOW_DTYPE[tags]; `local`: index into it per row; `out`: OUT_DTYPE with room for one entry a row. Rows at
+    or after `ahead_ns` do not open a window: they would make every later row of their tag a late one. Late rows of one
+    tag and window that follow each other come out as one entry.
     """
     n = 0
     for i in range(len(time)):
@@ -97,14 +99,17 @@ def update_kernel(
         w = state[local[i]]
         if w.window_ns == window:
             _add(w, time[i], value[i])
-        elif w.window_ns < window:
+        elif w.window_ns < window and time[i] < ahead_ns:
             if w.window_ns != NO_WINDOW:
                 _put(out, n, tag[i], False, w)
                 n += 1
             _start(w, window, time[i], value[i])
+        elif n and out[n - 1].late and out[n - 1].tag == tag[i] and out[n - 1].window_ns == window:
+            _add(out[n - 1], time[i], value[i])
         else:
-            _start(scratch[0], window, time[i], value[i])
-            _put(out, n, tag[i], True, scratch[0])
+            out[n].tag = tag[i]
+            out[n].late = True
+            _start(out[n], window, time[i], value[i])
             n += 1
     return n
 
@@ -134,6 +139,8 @@ class Windows:
         Window length, ns; windows start at multiples of it since 1970.
     lateness_ns
         How long after its end (by `now`) a quiet tag's window stays open, ns.
+    ahead_ns
+        Rows further ahead of `now` than this (a device clock gone wrong) come out as late partials, ns.
 
     Examples
     --------
@@ -148,6 +155,7 @@ class Windows:
     shards: int
     every_ns: int
     lateness_ns: int
+    ahead_ns: int = 60_000_000_000
     state: npt.NDArray[np.void] | None = None
     swept_ns: int = 0
 
@@ -158,10 +166,10 @@ class Windows:
             local = (batch.tag // np.uint32(self.shards)).astype(np.int64)
             state = self._room(int(local.max()) + 1)
             out = np.empty(len(batch), OUT_DTYPE)
+            ahead = now_ns + self.ahead_ns
             n = update_kernel(
-                state, local, batch.tag, batch.time, batch.value, batch.quality, self.every_ns,
-                np.empty(1, WINDOW_DTYPE), out,
-            )  # fmt: skip
+                state, local, batch.tag, batch.time, batch.value, batch.quality, self.every_ns, ahead, out
+            )
             parts.append(out[:n])
         if self.state is not None and now_ns - self.swept_ns >= self.every_ns:
             self.swept_ns = now_ns
