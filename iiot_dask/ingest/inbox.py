@@ -8,11 +8,11 @@ its rows are on disk, and only to the incarnation that sent it.
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -21,6 +21,7 @@ import structlog
 from iiot_dask.adapter.contract import Event, Poll, TagInfo
 from iiot_dask.core.batch import SCHEMA, TIME, Batch
 from iiot_dask.core.clock import Clock
+from iiot_dask.core.jit import njit
 from iiot_dask.core.metrics import Metrics
 from iiot_dask.ingest.catalogue import NO_TAG, Catalogue
 from iiot_dask.ingest.journal import Journal
@@ -48,7 +49,7 @@ class Delivery(Protocol):
         """New tags, rows, events, position."""
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit
 def translate_kernel(
     local: npt.NDArray[np.uint32], table: npt.NDArray[np.uint32], size: int, out: npt.NDArray[np.uint32]
 ) -> int:
@@ -205,10 +206,15 @@ class Inbox:
     def _tell(self, adapter: str, event: Event) -> None:
         try:
             self.on_event(adapter, event)
-        except Exception as error:
-            # A listener's fault must not cost the rows; counted and told.
+        except Exception as error:  # noqa: BLE001 -- a listener's fault must not cost the rows; counted and told
             self.metrics.count("ingest_event_errors_total")
-            log.exception("event listener failed", adapter=adapter, kind=event.kind, error=str(error))
+            log.warning(
+                "event listener failed",
+                adapter=adapter,
+                kind=event.kind,
+                error=repr(error),
+                traceback=traceback.format_exc(),
+            )
 
     def _done(self, adapter: str, incarnation: int, position: str | None, batch: Batch) -> Callable[[int], None]:
         received = batch.received

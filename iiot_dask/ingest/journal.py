@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import threading
+import traceback
 import uuid
 import zlib
 from collections import deque
@@ -130,7 +131,7 @@ class Journal:
         self._durable = self._next = found.next
         self._active: int | None = None
         self._bytes = sum(s.size for s in self._segments)
-        self._queue: deque[_Entry] = deque()
+        self._queue: deque[_Entry] = deque()  # bounded by queue_rows and bytes_max, see `_room`
         self._queue_rows = 0
         self._queue_bytes = 0
         self._opened_ns = 0
@@ -348,10 +349,15 @@ class Journal:
             return
         try:
             entry.durable(entry.offset)
-        except Exception as error:
-            # The record is safe; its owner misses one acknowledgement and gets the next. Counted and told.
+        except Exception as error:  # noqa: BLE001 -- the record is safe, its owner gets the next; counted and told
             self.metrics.count("journal_callback_errors_total")
-            log.exception("durable callback failed", source=entry.source, offset=entry.offset, error=str(error))
+            log.warning(
+                "durable callback failed",
+                source=entry.source,
+                offset=entry.offset,
+                error=repr(error),
+                traceback=traceback.format_exc(),
+            )
 
     # -- reading ------------------------------------------------------------------------------------------------
 

@@ -9,20 +9,20 @@ domain) with a fixed seed; fingerprints on disk depend on it, so it never change
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-JIT = {"cache": True, "nogil": True}
+from iiot_dask.core.jit import njit
+
 MISSING = np.int64(-1)
 _M = np.uint64(0xC6A4A7935BD1E995)
 _SEED = np.uint64(0x1107)
 
 
-@numba.njit(**JIT)  # type: ignore[untyped-decorator]
+@njit
 def hash_kernel(data: Any, start: int, stop: int) -> Any:
     """MurmurHash64A of ``data[start:stop]``, uint64."""
     size = stop - start
@@ -47,7 +47,7 @@ def hash_kernel(data: Any, start: int, stop: int) -> Any:
     return h
 
 
-@numba.njit(**JIT)  # type: ignore[untyped-decorator]
+@njit
 def _slot(data: Any, start: int, stop: int, h: Any, slots: Any, hashes: Any, heap: Any, ends: Any) -> int:
     """The slot that holds the string, or the empty one where it belongs."""
     mask = len(slots) - 1
@@ -61,12 +61,12 @@ def _slot(data: Any, start: int, stop: int, h: Any, slots: Any, hashes: Any, hea
                     same = False
                     break
             if same:
-                return at
+                return int(at)
         at = (at + 1) & mask
-    return at
+    return int(at)
 
 
-@numba.njit(**JIT)  # type: ignore[untyped-decorator]
+@njit
 def find_kernel(data: Any, offsets: Any, slots: Any, hashes: Any, heap: Any, ends: Any, out: Any) -> None:
     """Write each string's row to `out` (int64), -1 where it is unknown."""
     for i in range(len(out)):
@@ -75,7 +75,7 @@ def find_kernel(data: Any, offsets: Any, slots: Any, hashes: Any, heap: Any, end
         out[i] = np.int64(slots[at]) - 1
 
 
-@numba.njit(**JIT)  # type: ignore[untyped-decorator]
+@njit
 def add_kernel(data: Any, offsets: Any, slots: Any, hashes: Any, heap: Any, ends: Any, rows: int, out: Any) -> int:
     """As `find_kernel`, but an unknown string becomes the next row; returns the new number of rows."""
     for i in range(len(out)):
@@ -92,7 +92,7 @@ def add_kernel(data: Any, offsets: Any, slots: Any, hashes: Any, heap: Any, ends
     return rows
 
 
-@numba.njit(**JIT)  # type: ignore[untyped-decorator]
+@njit
 def rehash_kernel(hashes: Any, rows: int, slots: Any) -> None:
     """Enter all rows into an empty table of slots."""
     mask = len(slots) - 1
@@ -103,7 +103,7 @@ def rehash_kernel(hashes: Any, rows: int, slots: Any) -> None:
         slots[at] = row + 1
 
 
-Strings = Sequence[str] | pa.Array | pa.ChunkedArray
+Strings: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
 """Strings as a Python sequence or an Arrow string array; no nulls."""
 
 

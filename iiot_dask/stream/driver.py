@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -200,12 +201,11 @@ class Driver:
     def _guard(self, body: Callable[[], None]) -> None:
         try:
             body()
-        except BaseException as error:
-            # Not raised on: nobody waits for a thread. `failed` says it to whoever looks, and `stop` raises it.
+        except BaseException as error:  # noqa: BLE001 -- nobody waits for a thread: `failed` says it, `stop` raises it
             self.failed = self.failed or error
             self._ended.set()
             self.metrics.count("stream_thread_failures_total")
-            log.exception("stream thread ended", error=str(error))
+            log.warning("stream thread ended", error=repr(error), traceback=traceback.format_exc())
 
     # -- driver thread ------------------------------------------------------------------------------------------
 
@@ -384,10 +384,11 @@ class Driver:
         epoch = _epoch(micro, results) if micro.flush else None
         try:
             self.handle(micro, results)
-        except Exception as error:
-            # What looks at the flow must not stop it; counted and told.
+        except Exception as error:  # noqa: BLE001 -- what looks at the flow must not stop it; counted and told
             self.metrics.count("stream_handler_errors_total")
-            log.exception("handler of results failed", offset=micro.first, error=str(error))
+            log.warning(
+                "handler of results failed", offset=micro.first, error=repr(error), traceback=traceback.format_exc()
+            )
         self._handled = max(self._handled, micro.stop)
         if epoch is not None:
             self._flushed.put((micro.generation, epoch))

@@ -11,14 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from iiot_dask.core.batch import Batch
 from iiot_dask.core.errors import SchemaError
+from iiot_dask.core.jit import njit
 
-JIT = {"cache": True, "nogil": True, "fastmath": False}
 NO_WINDOW = np.int64(np.iinfo(np.int64).min)
 
 WINDOW_DTYPE = np.dtype(
@@ -39,7 +38,7 @@ OUT_DTYPE = np.dtype(
 )
 
 
-@numba.njit(**JIT)
+@njit
 def _put(out: Any, at: int, tag: int, late: bool, w: Any) -> None:
     out[at].tag = tag
     out[at].late = late
@@ -54,7 +53,7 @@ def _put(out: Any, at: int, tag: int, late: bool, w: Any) -> None:
     out[at].last = w.last
 
 
-@numba.njit(**JIT)
+@njit
 def _start(w: Any, window: int, time: int, value: float) -> None:
     w.window_ns = window
     w.first_ns = time
@@ -67,7 +66,7 @@ def _start(w: Any, window: int, time: int, value: float) -> None:
     w.last = value
 
 
-@numba.njit(**JIT)
+@njit
 def _add(w: Any, time: int, value: float) -> None:
     w.count += 1
     w.sum += value
@@ -81,7 +80,7 @@ def _add(w: Any, time: int, value: float) -> None:
         w.last = value
 
 
-@numba.njit(**JIT)
+@njit
 def update_kernel(
     state: Any, local: Any, tag: Any, time: Any, value: Any, quality: Any, every_ns: int, ahead_ns: int, out: Any
 ) -> int:
@@ -114,7 +113,7 @@ def update_kernel(
     return n
 
 
-@numba.njit(**JIT)
+@njit
 def close_kernel(state: Any, before_ns: int, shard: int, shards: int, out: Any) -> int:
     """Close every open window that starts before `before_ns`; returns how many were written to `out`."""
     n = 0
