@@ -161,7 +161,7 @@ def _sentence(item: dict[str, Any], raw: Mapping[str, Any]) -> str:
         return f"{where}: unknown key {location[-1]!r}; allowed: {', '.join(allowed)}{hint}"
     if item["type"] == "missing":
         return f"{where}: is required"
-    value = item.get("input")
+    value = _written(item["loc"], raw, item.get("input"))
     text = item["msg"].removeprefix("Value error, ")
     if location and location[-1] in ("password", "private_key"):
         return f"{where}: {text} (a secret is given as 'env:NAME' or 'file:PATH')"
@@ -169,6 +169,17 @@ def _sentence(item: dict[str, Any], raw: Mapping[str, Any]) -> str:
     if isinstance(value, (dict, list, tuple)):
         return f"{where}: {text}"
     return f"{where} = {shown[:120]}: {text}"
+
+
+def _written(location: tuple[Any, ...], raw: Mapping[str, Any], parsed: Any) -> Any:
+    """What the file says at a place; `parsed` (a span already turned into ns, say) if the place is not in the file."""
+    here: Any = raw
+    for part in location:
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            return parsed
+    return here
 
 
 def _where(location: tuple[Any, ...], raw: Mapping[str, Any]) -> str:
