@@ -102,9 +102,30 @@ class Quarantine:
             try:
                 self._append(line)
             except OSError as error:
-                if self.metrics is not None:
-                    self.metrics.count("quarantine_lost_total", count)
-                log.warning("quarantine can not be written", directory=str(self.directory), error=str(error))
+                self._lost(count, error)
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Keep a whole thing beside the lines, as ``kept-NAME.bin``: a journal record that the stream can not digest.
+
+        At most `files_max` of them and `bytes_max` bytes stay, the newest; a full disk only counts.
+        """
+        with self._lock:
+            try:
+                path = self.directory / f"kept-{name}.bin"
+                path.write_bytes(data)
+                kept = sorted(self.directory.glob("kept-*.bin"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+                total = 0
+                for at, old in enumerate(kept):
+                    total += old.stat().st_size
+                    if at >= self.files_max or (at and total > self.file_bytes_max * self.files_max):
+                        old.unlink()
+            except OSError as error:
+                self._lost(1, error)
+
+    def _lost(self, count: int, error: OSError) -> None:
+        if self.metrics is not None:
+            self.metrics.count("quarantine_lost_total", count)
+        log.warning("quarantine can not be written", directory=str(self.directory), error=str(error))
 
     def _append(self, line: bytes) -> None:
         if self._size and self._size + len(line) > self.file_bytes_max:

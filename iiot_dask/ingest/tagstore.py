@@ -1,5 +1,8 @@
 """The catalogue's file: one SQLite table, checked row by row when it is read.
 
+Names are unique because the one writer looks them up in memory first, and a reader refuses a file where they are not: an
+index would double the file and the time to register.
+
 Rules. One connection in one process writes, with a rollback journal and ``synchronous=FULL``: SQLite before 3.51.3 can
 corrupt a WAL with several connections, a rollback journal lets other processes read at any time. SQLite has no checksum,
 so every row carries a 64-bit fingerprint and the table their number and sum: a flipped bit is found, never served.
@@ -17,12 +20,13 @@ from iiot_dask.core.errors import CapacityError, ChecksumError, InUseError, Vers
 FORMAT = 1
 BUSY_S = 30.0
 CHUNK_ROWS = 100_000
+CACHE_KB = 65_536
 MASK = (1 << 64) - 1
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE tags (
-    id INTEGER PRIMARY KEY, tag TEXT NOT NULL UNIQUE, device TEXT NOT NULL, adapter TEXT NOT NULL,
+    id INTEGER PRIMARY KEY, tag TEXT NOT NULL, device TEXT NOT NULL, adapter TEXT NOT NULL,
     address TEXT NOT NULL, unit TEXT, kind TEXT, period_ns INTEGER, fingerprint INTEGER NOT NULL
 );
 INSERT INTO meta VALUES ('version', 0), ('rows', 0), ('sum', 0);
@@ -65,7 +69,7 @@ class TagStore:
             raise self._mapped(error) from error
 
     def _open(self, *, fresh: bool) -> None:
-        for pragma in ("journal_mode=DELETE", "synchronous=FULL", "cell_size_check=ON"):
+        for pragma in ("journal_mode=DELETE", "synchronous=FULL", "cell_size_check=ON", f"cache_size=-{CACHE_KB}"):
             self._db.execute(f"PRAGMA {pragma}")
         if fresh or not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA} PRAGMA user_version={FORMAT}; COMMIT;")

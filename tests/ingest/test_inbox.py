@@ -149,7 +149,8 @@ def test_events_are_told_in_order_and_payloads_kept(bench):
 
 def test_a_listener_that_fails_costs_nothing(bench, monkeypatch):
     def broken(*_):
-        raise RuntimeError("listener")
+        msg = "listener"
+        raise RuntimeError(msg)
 
     bench.inbox.on_event = broken
     bench.take(tags=tags("x"), events=(Event("info", "a", 1),), batch=rows(0), position="p")

@@ -210,7 +210,8 @@ def test_a_callback_that_fails_is_counted_and_harms_nobody(open_journal, append,
     journal = open_journal()
 
     def broken(_):
-        raise RuntimeError("listener")
+        msg = "listener"
+        raise RuntimeError(msg)
 
     journal.append("a", batch_of(1, 1), "1", broken)
     assert append(journal, "a", batch_of(2, 1), "2") == 1

@@ -56,13 +56,28 @@ def test_goes_on_after_a_restart_and_a_cut_line(tmp_path):
     assert [line["reason"] for line in smaller.lines()] == ["three"]
 
 
-def test_a_folder_that_can_not_be_written_only_counts(tmp_path, monkeypatch):
+def test_a_folder_that_can_not_be_written_only_counts(tmp_path):
     metrics = Metrics()
     quarantine = Quarantine(tmp_path / "q", 2000, 2, metrics)
     (tmp_path / "q").rmdir()
     quarantine.put("a", "k", "lost", time_ns=0, count=3)
     assert metrics.value("quarantine_lost_total") == 3
     assert quarantine.counts() == {("a", "k"): 3}
+
+
+def test_whole_records_are_kept_within_the_same_bounds(tmp_path):
+    metrics = Metrics()
+    quarantine = Quarantine(tmp_path / "q", 1000, 3, metrics)
+    for i in range(6):
+        quarantine.keep(f"record-{i}", bytes([i]) * 100)
+    assert sorted(p.name for p in (tmp_path / "q").iterdir()) == [f"kept-record-{i}.bin" for i in (3, 4, 5)]
+    quarantine.keep("large", b"x" * 950)
+    assert [p.name for p in (tmp_path / "q").iterdir()] == ["kept-large.bin"]
+    assert quarantine.lines() == []
+    (tmp_path / "q" / "kept-large.bin").unlink()
+    (tmp_path / "q").rmdir()
+    quarantine.keep("lost", b"x")
+    assert metrics.value("quarantine_lost_total") == 1
 
 
 def test_the_number_of_counters_is_bounded(tmp_path, monkeypatch):

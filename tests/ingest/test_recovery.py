@@ -29,7 +29,7 @@ def filled(open_journal, append, batch_of):
 
 
 def segment_of(directory):
-    return sorted(directory.glob("*.journal"))[-1]
+    return max(directory.glob("*.journal"))
 
 
 def test_cut_at_every_byte_of_the_last_record(filled, tmp_path, batch_of):

@@ -119,7 +119,7 @@ def test_lengths_beyond_the_limits_are_no_head():
 
 
 def test_a_record_too_large_is_refused():
-    with pytest.raises(CapacityError, match="source 'a' has 10485[0-9]+ bytes of meta and [0-9]+ of rows; at most"):
+    with pytest.raises(CapacityError, match=r"source 'a' has 10485[0-9]+ bytes of meta and [0-9]+ of rows; at most"):
         seg.encode_payload("a", Batch.empty(), "x" * seg.META_BYTES_MAX)
 
 
