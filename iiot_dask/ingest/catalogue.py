@@ -374,8 +374,9 @@ def read_catalogue(directory: Path) -> pl.DataFrame:
 def _load(path: Path, *, create: bool) -> tuple[TagStore, Columns, int]:
     store = TagStore(path, create=create)
     try:
-        meta = store.meta()
-        columns = _read(store)
+        with store.snapshot():
+            meta = store.meta()
+            columns = _read(store)
         if len(columns) != meta["rows"] or signed(columns.total()) != meta["sum"]:
             msg = f"catalogue {path}: {len(columns)} tags found, {meta['rows']} were written"
             raise ChecksumError(msg)  # noqa: TRY301 -- the store is closed for every reason alike

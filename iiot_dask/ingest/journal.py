@@ -213,13 +213,12 @@ class Journal:
         try:
             while group := self._gather():
                 self._commit(group)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 -- nobody waits for a thread: whoever appends, waits or closes is told
             with self._cond:
                 self._failed = error
                 self._cond.notify_all()
             self.metrics.count("journal_writer_failures_total")
-            log.exception("journal writer ended", error=str(error))
-            raise
+            log.critical("journal writer ended", error=repr(error), traceback=traceback.format_exc())
 
     def _gather(self) -> list[_Entry]:
         """The next group; empty when closing and nothing waits."""

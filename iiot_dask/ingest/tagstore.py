@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from iiot_dask.core.errors import CapacityError, ChecksumError, InUseError, VersionError
 
 FORMAT = 1
-BUSY_S = 30.0
+BUSY_S = 120.0
+"""Longest wait for another process's lock, s; reading 10 million tags takes 30 s."""
 CHUNK_ROWS = 100_000
 CACHE_KB = 65_536
 MASK = (1 << 64) - 1
@@ -86,6 +88,18 @@ class TagStore:
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_CONSTRAINT")):
             return ChecksumError(msg)
         return CapacityError(msg)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read inside is of one moment, however much another process writes."""
+        try:
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise self._mapped(error) from error
 
     def meta(self) -> dict[str, int]:
         """``version`` (grows with each change), ``rows`` and ``sum`` of fingerprints (as int64)."""
