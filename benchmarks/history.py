@@ -59,7 +59,9 @@ def signals(tags: int, seconds: int, rng: np.random.Generator) -> pl.DataFrame:
 
 def batches(rows: pl.DataFrame, rng: np.random.Generator) -> Iterator[Batch]:
     """The rows as they arrive: a minute at a time, 1 % of them up to an hour late."""
-    arrival = rows["time"].to_numpy() + np.where(rng.random(rows.height) < 0.01, rng.integers(0, 3600 * 10**9, rows.height), 0)
+    arrival = rows["time"].to_numpy() + np.where(
+        rng.random(rows.height) < 0.01, rng.integers(0, 3600 * 10**9, rows.height), 0
+    )
     order = np.argsort(arrival // (FLUSH_S * 10**9), kind="stable")
     cells = (arrival // (FLUSH_S * 10**9))[order]
     for at in np.split(order, np.flatnonzero(np.diff(cells)) + 1):
@@ -154,7 +156,9 @@ def ours(clock: Clock, history: History, rows: pl.DataFrame) -> None:
     assert np.isclose(hourly["sum"].sum(), total)
     clock.report["hourly_speedup"] = round(clock.report["parquet_hourly_ms"] / clock.report["hourly_ms"], 1)
     hour = T0 + 3_600 * 10**9
-    one = clock.best("one_tag_hour_ms", lambda: history.scan("site1/line1/device1/value", hour, 2 * hour - T0).collect(), 9)
+    one = clock.best(
+        "one_tag_hour_ms", lambda: history.scan("site1/line1/device1/value", hour, 2 * hour - T0).collect(), 9
+    )
     assert one.height in (3_600, 3_599, 3_601, 360)
     begin = time.perf_counter()
     assert history.verify().ok
@@ -164,7 +168,9 @@ def ours(clock: Clock, history: History, rows: pl.DataFrame) -> None:
 def peers(clock: Clock, folder: Path, rows: pl.DataFrame, names: list[str]) -> None:
     file = folder / "tuned.parquet"
     plain = rows.with_columns(
-        tag=pl.Series(names).gather(rows["tag"]), time=rows["time"].cast(pl.Datetime("ns", "UTC")), quality=pl.lit(0, pl.UInt8)
+        tag=pl.Series(names).gather(rows["tag"]),
+        time=rows["time"].cast(pl.Datetime("ns", "UTC")),
+        quality=pl.lit(0, pl.UInt8),
     )
     table = plain.to_arrow(compat_level=pl.CompatLevel.oldest())
     begin = time.perf_counter()

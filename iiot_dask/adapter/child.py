@@ -1,8 +1,8 @@
 """An adapter's own process: ``python -m iiot_dask.adapter.child``. Frames in on stdin, frames out on stdout, logs on stderr.
 
 Life: the OPEN frame says everything; `open`, then `read` for ever, each answer written before the next read, so a full
-pipe makes the adapter wait and nothing else. A STATE frame at least once a second says the read loop is alive: it is
-sent by that loop itself, so a read that hangs is silence, and silence is what the host acts on. Acknowledgements run
+pipe makes the adapter wait and nothing else. A STATE frame once a second (or in a quarter of `limits.silence`) says the
+read loop is alive: it is sent by that loop itself, so a read that hangs is silence, and silence is what the host acts on. Acknowledgements run
 beside a waiting `read`. STOP, SIGTERM or the end of stdin: finish the read, wait shortly for the last acknowledgement,
 `close`, exit 0. Any error: one ERROR frame, `close`, exit with a number of sysexits.h.
 
@@ -208,7 +208,7 @@ class Session:
             poll = await self.adapter.read()
             await self._hand_over(poll)
             now_ns = self.clock.monotonic_ns()
-            if now_ns - self.outbound.written_ns >= HEARTBEAT_NS:
+            if now_ns - self.outbound.written_ns >= min(HEARTBEAT_NS, self.limits.silence // 4):
                 await self.outbound.send(State("alive").frame())
             if acknowledging.done():
                 acknowledging.result()

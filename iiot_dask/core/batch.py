@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,14 @@ SCHEMA = pa.schema(
 
 ROW_BYTES = 16
 """Logical size of a sample, bytes: int64 time + float64 value. Every compression ratio is against this."""
+
+
+def _wrap(values: npt.NDArray[np.generic], kind: pa.DataType) -> pa.Array:
+    """An Arrow array over a NumPy one, without a copy.
+
+    Not `pa.array`: its first call imports pandas, which costs an adapter's process seconds just when rows begin to come.
+    """
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +76,20 @@ class Batch:
         """
         tags = np.ascontiguousarray(tag, dtype=np.uint32)
         n = len(tags)
-        columns = [
+        columns: list[npt.NDArray[Any]] = [
             tags,
             np.ascontiguousarray(time, dtype=np.int64),
             np.ascontiguousarray(value, dtype=np.float64),
             np.zeros(n, np.uint8) if quality is None else np.ascontiguousarray(quality, dtype=np.uint8),
             np.ascontiguousarray(received, dtype=np.int64),
         ]
-        lengths = [len(c) for c in columns]
+        numbered = None if seq is None else np.ascontiguousarray(seq, dtype=np.uint64)
+        lengths = [len(c) for c in columns] + ([] if numbered is None else [len(numbered)])
         if len(set(lengths)) != 1:
             msg = f"columns of unequal length {dict(zip(SCHEMA.names, lengths, strict=False))}; all must be equal"
             raise SchemaError(msg)
-        arrays = [
-            pa.array(columns[0]),
-            pa.array(columns[1]).cast(TIME),
-            # from_pandas=False keeps NaN a value: NaN is data here, not a null.
-            pa.array(columns[2], from_pandas=False),
-            pa.array(columns[3]),
-            pa.array(columns[4]).cast(TIME),
-            pa.nulls(n, pa.uint64()) if seq is None else pa.array(np.ascontiguousarray(seq, dtype=np.uint64)),
-        ]
+        arrays = [_wrap(column, field.type) for column, field in zip(columns, SCHEMA, strict=False)]
+        arrays.append(pa.nulls(n, pa.uint64()) if numbered is None else _wrap(numbered, pa.uint64()))
         return cls.checked(pa.RecordBatch.from_arrays(arrays, schema=SCHEMA))
 
     @classmethod

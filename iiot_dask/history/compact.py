@@ -22,8 +22,8 @@ from iiot_dask.history.block import Columns, days, write_file
 from iiot_dask.history.index import NS_MAX, NS_MIN
 from iiot_dask.history.kernels import digest
 from iiot_dask.history.layout import FileEntry
-from iiot_dask.history.merge import File, closure, files_of, hot_slices, over, tiers
 from iiot_dask.history.merge import TOP as TOP_LEVEL
+from iiot_dask.history.merge import File, closure, files_of, hot_slices, over, tiers
 from iiot_dask.history.read import Group, decode_counted, in_order, plan
 from iiot_dask.history.seal import Head, seal
 from iiot_dask.history.verify import read_back
@@ -238,6 +238,4 @@ class _Outputs:
         # A day that is over and all in these outputs is whole at once.
         level = TOP_LEVEL if day in self._over and day not in self._others else self.level
         name = f"s{level}-{self.token}"
-        self.entries.append(
-            write_file(self.history.store, kind, name, len(self.entries), day, 0, head, blobs, names)
-        )
+        self.entries.append(write_file(self.history.store, kind, name, len(self.entries), day, 0, head, blobs, names))

@@ -140,5 +140,3 @@ def closure(inputs: Sequence[File], others: Sequence[File]) -> list[File]:
                 chosen[file.path] = file
                 growing = True
     return sorted(chosen.values(), key=lambda f: (f.orders, f.path))
-
-

@@ -55,7 +55,10 @@ def seal(columns: Columns, order: int) -> Iterator[tuple[str, Head, list[Blobs]]
         tag, time, value, quality = (column[rest] for column in columns)
         edges = np.linspace(0, len(tag), -(-len(tag) // SLICE_ROWS) + 1).astype(np.int64).tolist()
         slices = zip(edges[:-1], edges[1:], strict=True)
-        yield (layout.BLOCK, *encode_blocks([(tag[a:b], time[a:b], value[a:b], quality[a:b]) for a, b in slices], order))
+        yield (
+            layout.BLOCK,
+            *encode_blocks([(tag[a:b], time[a:b], value[a:b], quality[a:b]) for a, b in slices], order),
+        )
 
 
 def _chunks(

@@ -147,10 +147,16 @@ def _check_samples(samples: Samples, file: FileIndex, row: int) -> None:
         msg = f"row {row} of file {file.path!r} is not sorted by tag and time"
         raise ChecksumError(msg)
     found = statistics(time, samples.value, samples.quality, np.array([0, len(time)], np.int64))
-    names = ("good", "min", "max", "sum") if ids is not None else ("good", "min", "max", "sum", "first", "last", "first_ns", "last_ns")
+    names = (
+        ("good", "min", "max", "sum")
+        if ids is not None
+        else ("good", "min", "max", "sum", "first", "last", "first_ns", "last_ns")
+    )
     for name in names:
         if found[name].tobytes() != head[name][row : row + 1].tobytes():
-            msg = f"row {row} of file {file.path!r} says {name} {head[name][row]!r}; its samples have {found[name][0]!r}"
+            msg = (
+                f"row {row} of file {file.path!r} says {name} {head[name][row]!r}; its samples have {found[name][0]!r}"
+            )
             raise ChecksumError(msg)
 
 

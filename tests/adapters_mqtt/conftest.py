@@ -48,7 +48,8 @@ class Mosquitto:
         store = self.directory / "store"
         store.mkdir(exist_ok=True)
         config = self.directory / "mosquitto.conf"
-        listener = self.extra if "listener" in self.extra else f"listener {self.port} 127.0.0.1\n{self.extra}"
+        plain = f"listener {self.port} 127.0.0.1\n{self.extra}"
+        listener = self.extra.replace("{port}", str(self.port)) if "listener" in self.extra else plain
         config.write_text(
             f"{listener}\nuser root\npersistence true\npersistence_location {store}/\nautosave_interval 1\n"
             "autosave_on_changes true\nmax_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n"

@@ -104,7 +104,7 @@ def test_repeated_short_connections_raise_the_suspicion_of_a_takeover(broker):
 
 
 def test_a_broker_that_says_nothing_is_left_and_tried_again(broker):
-    made = broker(lambda b, sock: hold(b, sock))
+    made = broker(hold)
     reader = read(made.port, lambda r: made.connections >= 2)
     assert reasons(reader, "disconnected") == ["connection lost: the broker did not answer CONNECT in time"]
 

@@ -37,7 +37,10 @@ class Rig:
         for shard in range(2):
             times = list(range(first, stop))
             batch = Batch.of(
-                tag=[shard] * len(times), time=times, value=[float(t) for t in times], received=[1000 + stop] * len(times)
+                tag=[shard] * len(times),
+                time=times,
+                value=[float(t) for t in times],
+                received=[1000 + stop] * len(times),
             )
             entries += write_block(self.history.url, batch, f"j1-{first}-{stop}-{shard}")
         return Epoch(first, stop, tuple(entries), (f"s0@{stop}".encode(), f"s1@{stop}".encode()), 2 * (stop - first))

@@ -113,7 +113,9 @@ def test_two_compactions_at_once_do_not_double(history: History) -> None:
 
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("lie", ["samples", "values", "counts"])
-def test_a_merge_that_does_not_add_up_is_not_committed(history: History, monkeypatch: pytest.MonkeyPatch, lie: str) -> None:
+def test_a_merge_that_does_not_add_up_is_not_committed(
+    history: History, monkeypatch: pytest.MonkeyPatch, lie: str
+) -> None:
     history.append(regular(3, 20))
     wanted, version = history.scan().collect(), history.log.refresh()
     real = compact.decode_counted
@@ -141,7 +143,11 @@ def file(path: str, tags, times, orders, level: int = 1, rows: int = 10) -> File
 
 
 def test_closure_never_jumps_over_a_newer_row() -> None:
-    old, between, apart = file("a", (0, 5), (0, 9), (1, 1)), file("b", (3, 9), (5, 20), (2, 2)), file("c", (0, 5), (50, 60), (2, 2))
+    old, between, apart = (
+        file("a", (0, 5), (0, 9), (1, 1)),
+        file("b", (3, 9), (5, 20), (2, 2)),
+        file("c", (0, 5), (50, 60), (2, 2)),
+    )
     new, newest = file("d", (8, 8), (0, 99), (3, 3)), file("e", (0, 9), (0, 99), (4, 4))
     everything = [old, between, apart, new, newest]
     assert [f.path for f in closure([old, new], everything)] == ["a", "b", "d"]
@@ -304,7 +310,9 @@ history.compact()
 """
 
 
-@pytest.mark.parametrize(("step", "count"), [("fsync", 1), ("fsync", 2), ("put", 1), ("put", 2), ("commit", 1), ("committed", 1)])
+@pytest.mark.parametrize(
+    ("step", "count"), [("fsync", 1), ("fsync", 2), ("put", 1), ("put", 2), ("commit", 1), ("committed", 1)]
+)
 def test_a_killed_compaction_loses_nothing(history: History, step: str, count: int) -> None:
     history.append(regular(3, 2000))
     history.append(samples([("slow", T0 + i * 10**9, 1.0) for i in range(30)]))
@@ -339,7 +347,8 @@ print(reads)
 @pytest.mark.usefixtures("small")
 def test_readers_in_other_processes_never_see_half(history: History) -> None:
     readers = [
-        subprocess.Popen([sys.executable, "-c", READER, history.url], stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", READER, history.url], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
     ]
     for i in range(100):
         history.append(regular(3, 10, start=T0 + i * 10 * 10**9))

@@ -133,7 +133,9 @@ def test_every_nanosecond_comes_back(history: History, time: int) -> None:
 
 
 def test_values_come_back_to_the_bit(history: History) -> None:
-    bits = np.array([0x7FF8000000000001, 0xFFF8DEADBEEF0000, 1, 1 << 63, 0x7FF0000000000000, 0xFFF0000000000000], np.uint64)
+    bits = np.array(
+        [0x7FF8000000000001, 0xFFF8DEADBEEF0000, 1, 1 << 63, 0x7FF0000000000000, 0xFFF0000000000000], np.uint64
+    )
     history.append(samples([("a", i, v) for i, v in enumerate(bits.view(np.float64).tolist())]))
     frame = pl.DataFrame({"tag": ["b"] * 6, "time": range(6), "value": bits.view(np.float64)})
     history.append(frame)
@@ -179,7 +181,10 @@ def test_limits_in_every_form(history: History) -> None:
     forms = [
         (start, end),
         (dt.datetime.fromtimestamp(start / 1e9, UTC), dt.datetime.fromtimestamp(end / 1e9, UTC)),
-        (dt.datetime.fromtimestamp(start / 1e9, UTC).isoformat(), dt.datetime.fromtimestamp(end / 1e9, UTC).isoformat()),
+        (
+            dt.datetime.fromtimestamp(start / 1e9, UTC).isoformat(),
+            dt.datetime.fromtimestamp(end / 1e9, UTC).isoformat(),
+        ),
     ]
     for a, b in forms:
         assert history.scan("*", a, b).collect().height == 20
@@ -205,7 +210,9 @@ def test_pushed_down_filters_change_nothing_but_the_work(history: History, monke
     from iiot_dask.history import read
 
     real = read.read_blobs
-    monkeypatch.setattr(read, "read_blobs", lambda store, file, rows: opened.append(file.path) or real(store, file, rows))
+    monkeypatch.setattr(
+        read, "read_blobs", lambda store, file, rows: opened.append(file.path) or real(store, file, rows)
+    )
     time, tag, value = pl.col("time"), pl.col("tag"), pl.col("value")
     hour = pl.lit(T0 + 3 * HOUR).cast(pl.Datetime("ns", "UTC"))
     cases = {
@@ -233,7 +240,9 @@ def test_pushed_down_filters_change_nothing_but_the_work(history: History, monke
         history.scan().collect()
         assert used < len(opened) or not prunes, name
     assert_frame_equal(history.scan().select("value").collect(), whole.select("value"))
-    assert_frame_equal(history.scan().select("quality", "tag").head(7).collect(), whole.select("quality", "tag").head(7))
+    assert_frame_equal(
+        history.scan().select("quality", "tag").head(7).collect(), whole.select("quality", "tag").head(7)
+    )
     assert_frame_equal(history.scan().filter(value > 20).head(3).collect(), whole.filter(value > 20).head(3))
     assert history.scan().select(pl.len()).collect().item() == whole.height
     grouped = history.scan().group_by("tag").agg(pl.len()).collect(engine="streaming").sort("tag")
@@ -294,7 +303,8 @@ def test_other_readers_see_the_statistics(history: History) -> None:
         table = DeltaTable(history.url)
         files = [uri.removeprefix("file://") for uri in table.file_uris()]
         count, good, low, high, total = duckdb.sql(
-            "select sum(count), sum(good), min(min), max(max), sum(sum) from read_parquet($files)", params={"files": files}
+            "select sum(count), sum(good), min(min), max(max), sum(sum) from read_parquet($files)",
+            params={"files": files},
         ).fetchall()[0]
         windows = history.aggregate("1h").collect()
         frame = history.dask().compute()
@@ -303,7 +313,9 @@ def test_other_readers_see_the_statistics(history: History) -> None:
         assert high == scanned["value"].max() == windows["max"].max() == frame["value"].max()
         for other in (scanned["value"].sum(), windows["sum"].sum(), frame["value"].sum()):
             assert other == pytest.approx(total, rel=1e-12)
-    kinds = duckdb.sql("select kind, tag, count(*) from read_parquet($files) group by all", params={"files": files}).fetchall()
+    kinds = duckdb.sql(
+        "select kind, tag, count(*) from read_parquet($files) group by all", params={"files": files}
+    ).fetchall()
     assert {k[0] for k in kinds} == {"chunk"}
     assert {k[1] for k in kinds} == set(scanned["tag"].unique())
     frame = pl.DataFrame(pa.table(table.get_add_actions(flatten=True)))
@@ -355,7 +367,9 @@ def test_export_is_plain_parquet(history: History, tmp_path) -> None:
     wanted = history.scan().collect()
     assert_frame_equal(pl.read_parquet(tmp_path / "out" / "*.parquet"), wanted)
     assert (done.rows, seen[-1]) == (250, (250, 250))
-    assert duckdb.sql(f"select count(*), min(tag) from '{tmp_path}/out/*.parquet'").fetchall() == [(250, "site/line0/tag0")]
+    assert duckdb.sql(f"select count(*), min(tag) from '{tmp_path}/out/*.parquet'").fetchall() == [
+        (250, "site/line0/tag0")
+    ]
     with pytest.raises(ConfigError, match="not empty"):
         history.export(tmp_path / "out")
     part = history.export(tmp_path / "part", "*tag1", start=T0, end=T0 + 10 * 10**9)

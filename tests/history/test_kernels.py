@@ -65,7 +65,9 @@ def test_statistics_twin(seed: int) -> None:
     assert bounds.tolist() == [0, *(np.flatnonzero(np.diff(tag)) + 1), len(tag)]
     found = kernels.statistics(time, value, quality, bounds)
     for i, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
-        good = [(t, v) for t, v, q in zip(time[a:b], value[a:b], quality[a:b], strict=True) if q < 128 and not math.isnan(v)]
+        good = [
+            (t, v) for t, v, q in zip(time[a:b], value[a:b], quality[a:b], strict=True) if q < 128 and not math.isnan(v)
+        ]
         assert found["count"][i] == b - a
         assert found["good"][i] == len(good)
         if not good:

@@ -35,7 +35,10 @@ rows = st.lists(
     st.tuples(st.sampled_from(LEGAL), times, values, st.sampled_from([0, 0, 0, 0, 64, 127, 128, 255])), max_size=60
 )
 dense = st.tuples(
-    st.sampled_from(LEGAL), st.integers(-30, 60), st.integers(1, 40), st.sampled_from([10**9, 60 * 10**9, 3_600 * 10**9])
+    st.sampled_from(LEGAL),
+    st.integers(-30, 60),
+    st.integers(1, 40),
+    st.sampled_from([10**9, 60 * 10**9, 3_600 * 10**9]),
 ).map(lambda a: [(a[0], (a[1] + i) * a[3], float(i % 7), 0) for i in range(a[2])])
 
 
@@ -123,7 +126,9 @@ class Model(RuleBasedStateMachine):
         globs = [glob.escape(name) for name in tags]
         wanted = self.oracle.scan(tags, start, end)
         assert_frame_equal(bits(self.history.scan(globs, start, end).collect()), bits(wanted))
-        time = pl.col("time").is_between(pl.lit(start).cast(pl.Datetime("ns", "UTC")), pl.lit(end).cast(pl.Datetime("ns", "UTC")), "left")
+        time = pl.col("time").is_between(
+            pl.lit(start).cast(pl.Datetime("ns", "UTC")), pl.lit(end).cast(pl.Datetime("ns", "UTC")), "left"
+        )
         filtered = self.history.scan().filter(time & pl.col("tag").is_in(list(tags))).collect()
         assert_frame_equal(bits(filtered), bits(wanted))
 
@@ -156,7 +161,9 @@ def compare_windows(found: pl.DataFrame, wanted: pl.DataFrame) -> None:
     exact = ["tag", "time", "count", "min", "max", "first", "last"]
     assert_frame_equal(found.select(exact), wanted.select(exact))
     # Sums depend on the order of additions; with magnitudes 1e300 apart they may differ by all of the smaller ones.
-    scale = np.abs(np.nan_to_num(np.concatenate([wanted["min"].to_numpy(), wanted["max"].to_numpy()]), posinf=0, neginf=0))
+    scale = np.abs(
+        np.nan_to_num(np.concatenate([wanted["min"].to_numpy(), wanted["max"].to_numpy()]), posinf=0, neginf=0)
+    )
     limit = max(1e-9, float(scale.max(initial=0)) * 1e-9)
     for name in ("sum", "mean"):
         a, b = found[name].to_numpy(), wanted[name].to_numpy()
@@ -169,7 +176,11 @@ def test_any_sequence_of_events_reads_as_a_dict() -> None:
     run_state_machine_as_test(
         Model,
         settings=settings(
-            max_examples=25, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+            max_examples=25,
+            stateful_step_count=12,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=True,
         ),
     )
 
