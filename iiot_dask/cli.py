@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -46,7 +46,9 @@ def demo(
         "demo-data"
     ),
     tags: Annotated[int, typer.Option(min=100, max=1_000_000, help="About how many tags the factory has.")] = 2000,
-    broker: Annotated[str, typer.Option(help="auto, mosquitto or amqtt.")] = "auto",
+    broker: Annotated[
+        Literal["auto", "mosquitto", "amqtt"], typer.Option(help="MQTT broker; auto: mosquitto if installed.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of signals, noise and faults.")] = 7,
     processes: Annotated[bool, typer.Option(help="Dask workers as processes instead of threads.")] = False,
     as_json: Json = False,

@@ -29,6 +29,7 @@ from iiot_dask.pipeline import Pipeline
 from iiot_dask.reckoning import match_faults, reckon
 from iiot_dask.runner import interrupts, quiet_logs
 from iiot_dask.show import live_status
+from iiot_dask.sim.broker import BrokerName
 from iiot_dask.sim.factory import Factory
 from iiot_dask.sim.ledger import Truth
 from iiot_dask.sim.process import FactoryProcess
@@ -56,7 +57,7 @@ class DemoOptions:
     dashboard: bool = True
     data: Path = Path("demo-data")
     tags: int = 2000
-    broker: str = "auto"
+    broker: BrokerName = "auto"
     seed: int = 7
     processes: bool = False
 

@@ -78,7 +78,7 @@ def warm_ingest() -> None:
         folder = Path(name)
         with (
             Catalogue(folder / "catalogue") as catalogue,
-            Journal(folder / "journal", JournalConfig(), clock=clock, metrics=metrics) as journal,
+            Journal(folder / "journal", JournalConfig.model_validate({}), clock=clock, metrics=metrics) as journal,
             Quarantine(folder / "quarantine", 1 << 20, 2) as quarantine,
         ):
             inbox = Inbox(

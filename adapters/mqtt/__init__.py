@@ -7,18 +7,19 @@ from collections import deque
 from typing import ClassVar
 
 import numpy as np
-from iiot_dask_adapters.mqtt.columns import Samples
-from iiot_dask_adapters.mqtt.connect import settings
-from iiot_dask_adapters.mqtt.decode import Decoder
-from iiot_dask_adapters.mqtt.inbox import Taken
-from iiot_dask_adapters.mqtt.naming import Tags
-from iiot_dask_adapters.mqtt.options import options
-from iiot_dask_adapters.mqtt.session import Session
-from iiot_dask_adapters.mqtt.topics import routes
 
 from iiot_dask.adapter.contract import Context, Event, Poll
 from iiot_dask.core.batch import Batch
 from iiot_dask.core.errors import LocalAdapterError
+
+from .columns import Samples
+from .connect import settings
+from .decode import Decoder
+from .inbox import Taken
+from .naming import Tags
+from .options import options
+from .session import Session
+from .topics import routes
 
 ROWS_MAX = 100_000
 """Most rows of one `Poll`, as the contract says."""
@@ -66,7 +67,7 @@ class MqttAdapter:
 
     def _warm(self) -> None:
         """Compile before the first byte comes, on routes of this adapter but tags of nobody."""
-        from iiot_dask_adapters.mqtt import warm
+        from . import warm
 
         warm.up(self._routes)
 
@@ -148,7 +149,7 @@ class MqttAdapter:
     @classmethod
     async def check(cls, context: Context) -> list[str]:
         """Connect, subscribe and say what is wrong, as sentences."""
-        from iiot_dask_adapters.mqtt.check import check
+        from .check import check
 
         return await check(context)
 

@@ -6,13 +6,14 @@ import asyncio
 from dataclasses import replace
 
 import numpy as np
-from iiot_dask_adapters.mqtt.connect import settings
-from iiot_dask_adapters.mqtt.options import options
-from iiot_dask_adapters.mqtt.session import Session
-from iiot_dask_adapters.mqtt.topics import routes
 
 from iiot_dask.adapter.contract import Context
 from iiot_dask.core.errors import ConfigError
+
+from .connect import settings
+from .options import options
+from .session import Session
+from .topics import routes
 
 POLL_S = 0.02
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ssl
 from urllib.parse import urlsplit
 
-from iiot_dask_adapters.mqtt import frames
-from iiot_dask_adapters.mqtt.options import Options
-from iiot_dask_adapters.mqtt.session import Settings
-from iiot_dask_adapters.mqtt.topics import Route
-
 from iiot_dask.adapter.contract import Context
 from iiot_dask.core.config import Adapter
 from iiot_dask.core.errors import ConfigError
+
+from . import frames
+from .options import Options
+from .session import Settings
+from .topics import Route
 
 SCHEMES: dict[str, tuple[int, bool]] = {
     "mqtt": (1883, False),

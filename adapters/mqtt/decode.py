@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt import frames, payload
-from iiot_dask_adapters.mqtt.columns import NOTHING, Samples
-from iiot_dask_adapters.mqtt.naming import Naming, Tags
-from iiot_dask_adapters.mqtt.options import Options
-from iiot_dask_adapters.mqtt.report import coalesce
-from iiot_dask_adapters.mqtt.sparkplug import Host
-from iiot_dask_adapters.mqtt.topics import Route
 
 from iiot_dask.adapter.contract import Event, EventKind
+
+from . import frames, payload
+from .columns import NOTHING, Samples
+from .naming import Naming, Tags
+from .options import Options
+from .report import coalesce
+from .sparkplug import Host
+from .topics import Route
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]

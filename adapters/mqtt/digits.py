@@ -11,7 +11,8 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt.jit import compiled
+
+from .jit import compiled
 
 POWER_MIN, POWER_MAX = -342, 308
 DIGITS_MAX = 19

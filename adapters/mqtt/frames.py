@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt.jit import compiled
+
+from .jit import compiled
 
 # Columns of a row: what one PUBLISH looks like. Starts are offsets into the buffer, bytes.
 TOPIC_START, TOPIC_LEN, PAYLOAD_START, PAYLOAD_LEN, MID, FLAGS, RECEIVED = range(7)

@@ -20,7 +20,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt import frames
+
+from . import frames
 
 READ_BYTES = 1 << 20
 """Most bytes of one read from the socket."""

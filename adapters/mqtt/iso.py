@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt.jit import compiled
+
+from .jit import compiled
 
 NS = 1_000_000_000
 _SECONDS_MAX = 9_223_372_035

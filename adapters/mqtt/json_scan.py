@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt.digits import decimal, to_float, to_integer
-from iiot_dask_adapters.mqtt.jit import compiled
-from iiot_dask_adapters.mqtt.utf8 import sequence
+
+from .digits import decimal, to_float, to_integer
+from .jit import compiled
+from .utf8 import sequence
 
 # ruff: noqa: SIM110, PLR1714 -- a compiled loop knows neither generators nor sets
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt.columns import NOTHING, Growing
-from iiot_dask_adapters.mqtt.topic_table import UNKNOWN, TopicTable
-from iiot_dask_adapters.mqtt.topics import Route, device
 
 from iiot_dask.adapter.contract import TagInfo
 from iiot_dask.core.errors import ConfigError
+
+from .columns import NOTHING, Growing
+from .topic_table import UNKNOWN, TopicTable
+from .topics import Route, device
 
 Ints = npt.NDArray[np.int64]
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt.jit import compiled
+
+from .jit import compiled
 
 Ints = npt.NDArray[np.int64]
 

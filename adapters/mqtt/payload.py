@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import orjson
-from iiot_dask_adapters.mqtt import iso
-from iiot_dask_adapters.mqtt import json_scan as scan
-from iiot_dask_adapters.mqtt.digits import decimal, to_float, to_integer
-from iiot_dask_adapters.mqtt.jit import compiled
 
 from iiot_dask.core.config import TimeUnit, Topic
 from iiot_dask.core.quality import Quality
+
+from . import iso
+from . import json_scan as scan
+from .digits import decimal, to_float, to_integer
+from .jit import compiled
 
 # ruff: noqa: SIM110 -- a compiled loop knows no generators
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt.jit import compiled
+
+from .jit import compiled
 
 Ints = npt.NDArray[np.int64]
 

@@ -27,7 +27,6 @@ from typing import Any, Literal
 
 import numpy as np
 import paho.mqtt.client as paho
-from iiot_dask_adapters.mqtt.inbox import Inbox, Taken
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.exception import MQTTException
 from paho.mqtt.packettypes import PacketTypes
@@ -36,6 +35,8 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from iiot_dask.core.clock import Clock
+
+from .inbox import Inbox, Taken
 
 NOTICES_MAX = 1_000
 PUBLICATIONS_MAX = 1_000

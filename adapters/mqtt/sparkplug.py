@@ -19,20 +19,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt import frames, payload, sequence
-from iiot_dask_adapters.mqtt import sparkplug_scan as scan
-from iiot_dask_adapters.mqtt.columns import NOTHING, Growing, Samples
-from iiot_dask_adapters.mqtt.naming import Tags
-from iiot_dask_adapters.mqtt.pair_table import PairTable
-from iiot_dask_adapters.mqtt.report import coalesce
-from iiot_dask_adapters.mqtt.topic_table import TopicTable
-from iiot_dask_adapters.mqtt.topics import Route
 
 from iiot_dask.adapter.contract import Event, EventKind
 from iiot_dask.core import sparkplug_b as spb
 from iiot_dask.core.errors import ConfigError
 from iiot_dask.core.quality import SPARKPLUG, Quality
 from iiot_dask.core.tags import check_tag
+
+from . import frames, payload, sequence
+from . import sparkplug_scan as scan
+from .columns import NOTHING, Growing, Samples
+from .naming import Tags
+from .pair_table import PairTable
+from .report import coalesce
+from .topic_table import TopicTable
+from .topics import Route
 
 Ints = npt.NDArray[np.int64]
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt.jit import compiled
 
 from iiot_dask.core import sparkplug_b as spb
 from iiot_dask.core.errors import DataError
+
+from .jit import compiled
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]

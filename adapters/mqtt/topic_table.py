@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from iiot_dask_adapters.mqtt.frames import digest
-from iiot_dask_adapters.mqtt.jit import compiled
+
+from .frames import digest
+from .jit import compiled
 
 UNKNOWN = -1
 _SLOTS_FIRST = 1 << 10

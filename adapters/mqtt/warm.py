@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from iiot_dask_adapters.mqtt import frames
-from iiot_dask_adapters.mqtt.decode import Decoder
-from iiot_dask_adapters.mqtt.naming import Tags
-from iiot_dask_adapters.mqtt.options import options
-from iiot_dask_adapters.mqtt.topics import Route
+
+from . import frames
+from .decode import Decoder
+from .naming import Tags
+from .options import options
+from .topics import Route
 
 
 def publish(topic: bytes, payload: bytes, mid: int = 1, version: int = 5, flags: int = 2) -> bytes:

@@ -7,27 +7,17 @@ caller; readers are given the end and report -1 instead of reading past it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+from iiot_dask.core.jit import inline as inlined
+from iiot_dask.core.jit import njit as kernel
 
-
-def kernel(function: Function) -> Function:
-    """Compile for the CPU, cached on disk, without the GIL and without fast-math (bits count here)."""
-    return cast("Function", numba.njit(cache=True, nogil=True)(function))
-
-
-def inlined(function: Function) -> Function:
-    """`kernel` that is copied into its callers."""
-    return cast("Function", numba.njit(cache=True, nogil=True, inline="always")(function))
-
+__all__ = ["inlined", "kernel"]
 
 U0, U1, U6, U7, U63, U64 = (np.uint64(n) for n in (0, 1, 6, 7, 63, 64))
 U_LOW7, U_MORE = np.uint64(0x7F), np.uint64(0x80)

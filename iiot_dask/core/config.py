@@ -11,7 +11,7 @@ from iiot_dask.core.times import span_ns
 
 Span = Annotated[
     int,
-    BeforeValidator(lambda value: span_ns(value)),
+    BeforeValidator(span_ns),
     WithJsonSchema(
         {"anyOf": [{"type": "string", "examples": ["250ms", "1h30m"]}, {"type": "number", "description": "seconds"}]}
     ),
@@ -188,10 +188,10 @@ class PlantFile(Model):
     plant: Plant
     adapters: tuple[Adapter, ...] = ()
     classes: tuple[Class, ...] = ()
-    cluster: Cluster = Field(default_factory=Cluster)
-    journal: Journal = Field(default_factory=Journal)
-    stream: Streaming = Field(default_factory=Streaming)
-    dashboard: Dashboard = Field(default_factory=Dashboard)
+    cluster: Cluster = Field(default_factory=Cluster)  # type: ignore[arg-type]  # pydantic's overloads
+    journal: Journal = Field(default_factory=Journal)  # type: ignore[arg-type]  # pydantic's overloads
+    stream: Streaming = Field(default_factory=Streaming)  # type: ignore[arg-type]  # pydantic's overloads
+    dashboard: Dashboard = Field(default_factory=Dashboard)  # type: ignore[arg-type]  # pydantic's overloads
 
     @model_validator(mode="after")
     def _unique(self) -> PlantFile:

@@ -214,4 +214,4 @@ def _fields(location: tuple[Any, ...]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(json_schema(), end="")
+    print(json_schema(), end="")  # noqa: T201 -- run as a script to publish the schema

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +13,9 @@ TimeLike = str | datetime | int
 
 SpanLike = str | timedelta | int | float
 """A span: text such as ``"250ms"`` or ``"1h30m"``, `timedelta`, or a number of seconds."""
+
+SPAN_NS_MAX = 2**63 - 1
+"""Longest span, ns: 292 years."""
 
 _UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)")
@@ -29,7 +33,7 @@ def span_ns(value: SpanLike) -> int:
     Raises
     ------
     ConfigError
-        If the text is no span, or the span is negative.
+        If it is no span, negative, or longer than int64 ns hold.
 
     Examples
     --------
@@ -48,10 +52,13 @@ def span_ns(value: SpanLike) -> int:
             msg = f"span {value!r} is not a number with a unit (ns us ms s m h d), such as '250ms' or '1h30m'"
             raise ConfigError(msg)
         out = sum(round(float(number) * _UNITS_NS[unit]) for number, unit in parts)
+    elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        msg = f"span {value!r} is neither text such as '250ms', a timedelta nor a finite number of seconds"
+        raise ConfigError(msg)
     else:
         out = round(value * 1e9)
-    if out < 0:
-        msg = f"span {value!r} is negative; a span is 0 or more"
+    if not 0 <= out <= SPAN_NS_MAX:
+        msg = f"span {value!r} is {'negative' if out < 0 else 'too long'}; a span is 0 or more and at most 292 years"
         raise ConfigError(msg)
     return out
 
@@ -83,7 +90,7 @@ def time_ns(value: TimeLike) -> int:
     Raises
     ------
     ConfigError
-        If the text is no ISO 8601 time.
+        If it is no ISO 8601 time, or outside what int64 ns hold (years 1677 to 2262).
 
     Examples
     --------
@@ -94,7 +101,8 @@ def time_ns(value: TimeLike) -> int:
         msg = f"time {value!r} is neither ISO 8601 text, a datetime nor int nanoseconds"
         raise ConfigError(msg)
     if isinstance(value, int):
-        return value
+        return _within(value, value)
+    given = value
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value.strip())
@@ -104,7 +112,14 @@ def time_ns(value: TimeLike) -> int:
     if value.tzinfo is None:
         value = value.replace(tzinfo=UTC)
     delta = value - _EPOCH
-    return (delta.days * 86400 + delta.seconds) * 10**9 + delta.microseconds * 1000
+    return _within((delta.days * 86400 + delta.seconds) * 10**9 + delta.microseconds * 1000, given)
+
+
+def _within(ns: int, given: TimeLike) -> int:
+    if not -(2**63) <= ns < 2**63:
+        msg = f"time {given!r} does not fit int64 nanoseconds; 1677-09-21T00:12:43Z to 2262-04-11T23:47:16Z are allowed"
+        raise ConfigError(msg)
+    return ns
 
 
 def time_text(ns: int) -> str:

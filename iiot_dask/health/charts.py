@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-JIT = {"cache": True, "nogil": True, "fastmath": False}
+from iiot_dask.core.jit import njit
+
 UNSEEN = np.iinfo(np.int64).min
 NO_SEQ = np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -88,7 +88,7 @@ STEADY = 300
 """Gaps after which a period is established."""
 
 
-@numba.njit(**JIT)
+@njit
 def calm(k: Any, time: int, newest: int, value: float, seq: int, received: int, period: float, floor: float) -> bool:
     """The usual row: nothing odd about it, no chart up. True when it was handled here.
 
@@ -114,7 +114,7 @@ def calm(k: Any, time: int, newest: int, value: float, seq: int, received: int, 
     return True
 
 
-@numba.njit(**JIT)
+@njit
 def put(
     out: Any, at: int, mask: int, tag: int, kind: int, active: bool, start: int, detected: int, score: float
 ) -> int:
@@ -130,7 +130,7 @@ def put(
     return at + 1
 
 
-@numba.njit(**JIT)
+@njit
 def count(k: Any, cells: Any) -> None:
     """One more sample for all charts; old ones are forgotten slowly."""
     k.samples += 1.0
@@ -140,7 +140,7 @@ def count(k: Any, cells: Any) -> None:
             cells[j].signs *= 0.5
 
 
-@numba.njit(**JIT)
+@njit
 def _shares(signs: float, samples: float) -> Any:
     """(share of signs in health with a prior, share that would be a fault)."""
     # The prior says that a sign in 50 samples is nothing while little is known, and in 500 later.
@@ -149,7 +149,7 @@ def _shares(signs: float, samples: float) -> Any:
     return p0, p1
 
 
-@numba.njit(**JIT)
+@njit
 def _cell(
     k: Any, cells: Any, j: int, sign: bool, kind: int, gross: float, tag: int, received: int, odds: float, mask: int,
     out: Any, at: int,
@@ -193,7 +193,7 @@ def _cell(
     return at
 
 
-@numba.njit(**JIT)
+@njit
 def _rename(c: Any, kind: int, tag: int, received: int, mask: int, out: Any, at: int) -> Any:
     """A copy chart that turns out to be a storm (or the other way): end the one, begin the other."""
     at = put(out, at, mask, tag, c.kind, False, c.start, received, c.score)
@@ -201,7 +201,7 @@ def _rename(c: Any, kind: int, tag: int, received: int, mask: int, out: Any, at:
     return put(out, at, mask, tag, kind, True, c.start, received, c.score)
 
 
-@numba.njit(**JIT)
+@njit
 def sequence(
     k: Any, cells: Any, seq: int, late: bool, tag: int, received: int, odds: float, mask: int, out: Any, at: int
 ) -> Any:
@@ -234,7 +234,7 @@ def sequence(
     return at
 
 
-@numba.njit(**JIT)
+@njit
 def _end_clock(k: Any, tag: int, received: int, mask: int, out: Any, at: int) -> int:
     at = put(out, at, mask, tag, k.kind, False, k.since, received, abs(k.jump) / 1e9)
     k.kind = 0
@@ -242,7 +242,7 @@ def _end_clock(k: Any, tag: int, received: int, mask: int, out: Any, at: int) ->
     return at
 
 
-@numba.njit(**JIT)
+@njit
 def _settle(
     k: Any, cells: Any, late: bool, period: float, tag: int, received: int, odds: float, mask: int, out: Any, at: int
 ) -> int:
@@ -267,7 +267,7 @@ def _settle(
     return at
 
 
-@numba.njit(**JIT)
+@njit
 def clock(
     k: Any, cells: Any, time: int, late: bool, period: float, tag: int, received: int, odds: float, floor: float, mask: int,
     out: Any, at: int,
@@ -333,7 +333,7 @@ def clock(
     return at
 
 
-@numba.njit(**JIT)
+@njit
 def copies(
     k: Any,
     cells: Any,
@@ -374,7 +374,7 @@ def copies(
     return at
 
 
-@numba.njit(**JIT)
+@njit
 def rate_calm(k: Any, relocked: bool, period: float) -> bool:
     """The usual gap: the period is being established, or is the established one. True when it was handled here."""
     if k.base == 0.0:
@@ -389,7 +389,7 @@ def rate_calm(k: Any, relocked: bool, period: float) -> bool:
     return True
 
 
-@numba.njit(**JIT)
+@njit
 def rate(
     k: Any, relocked: bool, gap: float, period: float, tag: int, received: int, mask: int, out: Any, at: int
 ) -> int:
@@ -420,7 +420,7 @@ def rate(
     return at
 
 
-@numba.njit(**JIT)
+@njit
 def quality_chart(
     k: Any, cells: Any, bad: bool, tag: int, received: int, odds: float, mask: int, out: Any, at: int
 ) -> Any:
@@ -428,7 +428,7 @@ def quality_chart(
     return _cell(k, cells, C_BAD, bad, BAD_QUALITY, 0.0, tag, received, odds, mask, out, at)
 
 
-@numba.njit(**JIT)
+@njit
 def conditions(k: Any, cells: Any, tag: int, mask: int, out: Any, at: int) -> int:
     """Write what holds now; the new length of `out`."""
     for j in range(CELLS):

@@ -21,12 +21,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from iiot_dask.core.jit import njit
 from iiot_dask.health import charts
 
-JIT = {"cache": True, "nogil": True, "fastmath": False}
 NEVER = np.iinfo(np.int64).max
 UNSEEN = np.iinfo(np.int64).min
 
@@ -80,7 +79,7 @@ ODD_SHARE = 0.25
 """Above this share of irregular gaps a tag has no rhythm."""
 
 
-@numba.njit(**JIT)
+@njit
 def _emit(out: Any, at: int, tag: int, kind: int, active: bool, start: int, detected: int, score: float) -> int:
     out[at].tag = tag
     out[at].kind = kind
@@ -91,7 +90,7 @@ def _emit(out: Any, at: int, tag: int, kind: int, active: bool, start: int, dete
     return at + 1
 
 
-@numba.njit(**JIT)
+@njit
 def _threshold_ns(s: Any, k: Any) -> Any:
     """How long this tag may be quiet, ns."""
     if s.odd >= ODD_SHARE:
@@ -103,7 +102,7 @@ def _threshold_ns(s: Any, k: Any) -> Any:
     return max(k.floor_ns, (missed + 1.0) * s.period + 6.0 * s.spread, 2.0 * s.longest)
 
 
-@numba.njit(**JIT)
+@njit
 def _learn_gap(s: Any, gap: float) -> bool:
     """Fold one gap into the rhythm; True when a new period was taken over at once."""
     n = s.gaps
@@ -145,7 +144,7 @@ def _learn_gap(s: Any, gap: float) -> bool:
     return relocked
 
 
-@numba.njit(**JIT)
+@njit
 def _relearn(s: Any, gap: float) -> None:
     s.gaps = 1
     s.gap = gap
@@ -158,7 +157,7 @@ def _relearn(s: Any, gap: float) -> None:
     s.longs = 0
 
 
-@numba.njit(**JIT)
+@njit
 def _arrival(s: Any, c: Any, tag: int, received: int, k: Any, out: Any, at: int) -> int:
     """Fold one arrival into the rhythm; the new length of `out`."""
     if s.rx == UNSEEN:
@@ -210,7 +209,7 @@ def _arrival(s: Any, c: Any, tag: int, received: int, k: Any, out: Any, at: int)
     return at
 
 
-@numba.njit(**JIT)
+@njit
 def _flat_score(s: Any) -> float:
     """-ln of the chance of a healthy run this long; 0 where the tag is not one that can be judged."""
     if s.moves < 16 or s.downs < 0.1 or s.downs > 0.9 or s.value == 0.0 or s.run <= 4.0 * s.longest_run:
@@ -221,7 +220,7 @@ def _flat_score(s: Any) -> float:
     return float(-np.log(upper) * s.run)
 
 
-@numba.njit(**JIT)
+@njit
 def _value(s: Any, tag: int, time: int, value: float, received: int, k: Any, out: Any, at: int) -> int:
     """Fold one good value into the repeat statistics; the new length of `out`."""
     if s.time == UNSEEN:
@@ -262,7 +261,7 @@ def _value(s: Any, tag: int, time: int, value: float, received: int, k: Any, out
     return at
 
 
-@numba.njit(**JIT)
+@njit
 def _transmission(
     s: Any, c: Any, cells: Any, tag: int, time: int, value: float, bad: bool, seq: int, received: int, k: Any, out: Any,
     at: int,
@@ -292,7 +291,7 @@ def _transmission(
     return at
 
 
-@numba.njit(**JIT)
+@njit
 def update_kernel(
     state: Any, clocks: Any, bank: Any, local: Any, tag: Any, time: Any, value: Any, quality: Any, seq: Any, received: Any,
     mute: Any, knobs: Any, out: Any,
@@ -323,7 +322,7 @@ def update_kernel(
     return n
 
 
-@numba.njit(**JIT)
+@njit
 def sweep_kernel(state: Any, shard: int, shards: int, now_ns: int, out: Any) -> int:
     """Mark every tag that is overdue at `now_ns`; returns how many changes were written to `out`."""
     n = 0
@@ -338,7 +337,7 @@ def sweep_kernel(state: Any, shard: int, shards: int, now_ns: int, out: Any) -> 
     return n
 
 
-@numba.njit(**JIT)
+@njit
 def excuse_kernel(state: Any, span_ns: int) -> None:
     """Give every tag that is not silent yet `span_ns` longer: we were not listening for that long."""
     for i in range(len(state)):
@@ -346,7 +345,7 @@ def excuse_kernel(state: Any, span_ns: int) -> None:
             state[i].due += span_ns
 
 
-@numba.njit(**JIT)
+@njit
 def conditions_kernel(state: Any, clocks: Any, bank: Any, shard: int, shards: int, mask: int, out: Any) -> int:
     """Write what holds now as changes; returns how many. `out` has room for ROW_CHANGES a tag."""
     n = 0

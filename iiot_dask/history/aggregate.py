@@ -48,7 +48,8 @@ def windows(store: Store, rows: Rows, ids: npt.NDArray[np.int64], start: int, la
 def _told(rows: Rows, start: int, last: int, every_ns: int) -> npt.NDArray[np.bool_]:
     first_ns, end_ns = rows.head["start_ns"], rows.head["end_ns"]
     inside = (first_ns >= start) & (end_ns <= last) & (first_ns // every_ns == end_ns // every_ns)
-    return inside & ~overlapping(rows)
+    out: npt.NDArray[np.bool_] = inside & ~overlapping(rows)
+    return out
 
 
 def _from_statistics(rows: Rows, ids: npt.NDArray[np.int64], every_ns: int) -> Partial:

@@ -33,8 +33,9 @@ class Blobs:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Decoded rows: `time` int64 ns, `value` float64, `quality` uint8, of equal lengths; of a block (else None) also the
-    tag id and the length of each run of equal tags, int64.
+    """Decoded rows: `time` int64 ns, `value` float64, `quality` uint8, of equal lengths.
+
+    Of a block (else None) also the tag id and the length of each run of equal tags, int64.
     """
 
     runs: npt.NDArray[np.int64] | None

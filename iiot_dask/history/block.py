@@ -128,12 +128,13 @@ def days(columns: Columns) -> Iterator[tuple[str, Columns]]:
     own[-layout.DAYS_MAX :] = True
     if not own.all():
         rest = np.isin(day, days[~own])
-        yield layout.day_text(int(days[~own][0]) * layout.DAY_NS), _where(columns, rest)
+        yield layout.day_text(int(days[~own][0]) * layout.DAY_NS), where(columns, rest)
     for d in days[own].tolist():
-        yield layout.day_text(d * layout.DAY_NS), _where(columns, day == d)
+        yield layout.day_text(d * layout.DAY_NS), where(columns, day == d)
 
 
-def _where(columns: Columns, mask: npt.NDArray[np.bool_]) -> Columns:
+def where(columns: Columns, mask: npt.NDArray[np.bool_]) -> Columns:
+    """The rows where a mask is true."""
     tag, time, value, quality = columns
     return tag[mask], time[mask], value[mask], quality[mask]
 
@@ -145,7 +146,7 @@ def _slices(columns: Columns) -> Iterator[Columns]:
         hours = np.unique(hour)
         if len(hours) <= max(8, len(hour) // ROWS_A_DAY_MIN):
             for h in hours.tolist():
-                yield from _even(_where(columns, hour == h))
+                yield from _even(where(columns, hour == h))
             return
     yield from _even(columns)
 

@@ -168,7 +168,7 @@ class Committer:
             try:
                 self._commit(epoch)
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 -- kept, and raised to the stream by put or settle
                 self.metrics.count("history_commit_failures_total")
                 log.warning("commit failed", app=self.app_id, stop=epoch.stop, error=str(error), last=wait_s is None)
                 if wait_s is None or not isinstance(error, (CapacityError, OSError)):
@@ -213,10 +213,10 @@ class Committer:
             return fresh
         try:
             app_id, found, states = checkpoint.load(self._checkpoints.get(self._name(offset)).to_pybytes())
-        except DataError as error:
+        except DataError:
             # History is complete without it; only what the shards had learned is lost, and that is said aloud.
             self.metrics.count("history_checkpoints_lost_total")
-            log.error("checkpoint can not be used; the stream's state starts afresh", offset=offset, error=str(error))
+            log.exception("checkpoint can not be used; the stream's state starts afresh", offset=offset)
             return fresh
         if (app_id, found, len(states)) != (self.app_id, offset, self.shards):
             self.metrics.count("history_checkpoints_lost_total")

@@ -152,7 +152,7 @@ class _Work:
             there = set(log.paths())
             if any(f.path not in there for f in inputs):
                 return False
-            actions = [
+            actions: list[delta.Action] = [
                 *(delta.remove(f.path, f.size, {"day": f.day, "shard": str(f.shard)}) for f in inputs),
                 *(
                     delta.add(e.path, e.size, {"day": e.day, "shard": str(e.shard)}, e.stats, data_change=False)

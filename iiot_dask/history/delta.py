@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
     from deltalake.transaction import AddAction, RemoveAction
 
+    Action = AddAction | RemoveAction
+
 CHECKPOINT_COMMITS = 100
 """A checkpoint of the log is written every so many commits."""
 LOG_RETENTION = "interval 6 hours"
@@ -185,7 +187,7 @@ class Log:
 
     def commit(
         self,
-        actions: Iterable[AddAction | RemoveAction],
+        actions: Iterable[Action],
         *,
         transaction: tuple[str, int] | None = None,
         exact: bool = False,

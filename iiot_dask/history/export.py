@@ -73,16 +73,15 @@ def export(
     return Exported(done, [str(f) for f in files], sum(f.stat().st_size for f in files))
 
 
-def _plain() -> object:
+def _plain() -> Any:
     import polars as pl
 
     # Old readers do not know Arrow's string views.
     return pl.CompatLevel.oldest()
 
 
-def _writer(file: Path, table: object) -> pq.ParquetWriter:
-    schema = table.schema  # type: ignore[attr-defined]
+def _writer(file: Path, table: Any) -> pq.ParquetWriter:
     return pq.ParquetWriter(
-        file, schema, compression="zstd", use_dictionary=["tag", "value", "quality"],
+        file, table.schema, compression="zstd", use_dictionary=["tag", "value", "quality"],
         column_encoding={"time": "DELTA_BINARY_PACKED"}, write_page_checksum=True,
     )  # fmt: skip

@@ -26,6 +26,7 @@ from iiot_dask.history.info import Info, info_of
 from iiot_dask.history.layout import FileEntry
 from iiot_dask.history.normal import normal
 from iiot_dask.history.read import Group, decode_group, in_order, plan
+from iiot_dask.history.scan import Bounds
 from iiot_dask.history.store import Store
 from iiot_dask.history.tagtable import TagTable
 from iiot_dask.history.vacuum import Vacuumed, vacuum
@@ -145,8 +146,8 @@ class History:
         self.log.refresh()
         with self._lock:
             files = self.log.files()
-            seen = files["max.order"].max() if files.height else 0
-            self._order = max(self.clock.now_ns(), self._order + 1, int(seen or 0) + 1)  # type: ignore[call-overload]
+            seen = int(files["max.order"].to_numpy().max()) if files.height else 0
+            self._order = max(self.clock.now_ns(), self._order + 1, seen + 1)
             return self._order
 
     def add(self, entries: Sequence[FileEntry], transaction: tuple[str, int] | None = None) -> int:
@@ -187,7 +188,7 @@ class History:
         """
         first, last = limits(start, end)
 
-        def batches(bounds: scan.Bounds, columns: list[str]) -> Iterator[pl.DataFrame]:
+        def batches(bounds: Bounds, columns: list[str]) -> Iterator[pl.DataFrame]:
             low, high = max(first, bounds.start), min(last, bounds.last)
             rows, ids = self.select(tags, low, high, bounds)
             yield from in_order(plan(rows, ids, low, high), lambda group: self._frame(group, columns))
@@ -235,7 +236,7 @@ class History:
         return dask_frame(self, tags, first, last, index, partition_rows)
 
     def select(
-        self, tags: Tags, start: int, last: int, bounds: scan.Bounds | None = None
+        self, tags: Tags, start: int, last: int, bounds: Bounds | None = None
     ) -> tuple[Rows, npt.NDArray[np.int64]]:
         """Index rows that may hold samples of `tags` with ``start <= time <= last`` ns, and the ids asked for (sorted)."""
         self.log.refresh()
@@ -279,7 +280,7 @@ class History:
             raise ConfigError(msg)
         first, last = limits(start, end)
 
-        def batches(bounds: scan.Bounds, columns: list[str]) -> Iterator[pl.DataFrame]:
+        def batches(bounds: Bounds, columns: list[str]) -> Iterator[pl.DataFrame]:
             del columns  # windows are few; projecting them saves nothing
             # A filter on the time of windows is not one on samples: only its tag part is used.
             rows, ids = self.select(tags, first, last, bounds)

@@ -224,8 +224,10 @@ def overlapping(rows: Rows) -> npt.NDArray[np.bool_]:
     order = chunks[np.lexsort((head["start_ns"][chunks], head["tag_id"][chunks]))]
     tag, start, end = (np.ascontiguousarray(head[k][order]) for k in ("tag_id", "start_ns", "end_ns"))
     blocks = np.flatnonzero(head["tag_id"] < 0)
-    block = tuple(np.ascontiguousarray(head[k][blocks]) for k in ("tag_min", "tag_max", "start_ns", "end_ns"))
+    low, high, begin, stop = (
+        np.ascontiguousarray(head[k][blocks]) for k in ("tag_min", "tag_max", "start_ns", "end_ns")
+    )
     flags = np.zeros(len(order), np.bool_)
-    overlap_kernel(tag, start, end, *block, flags)
+    overlap_kernel(tag, start, end, low, high, begin, stop, flags)
     out[order] = flags
     return out

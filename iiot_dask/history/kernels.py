@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-JIT = {"cache": True, "nogil": True, "fastmath": False}
+from iiot_dask.core.jit import njit
 
 
-@numba.njit(**JIT)
+@njit
 def scatter_kernel(
     tag: Any,
     time: Any,
@@ -52,7 +51,7 @@ def scatter_kernel(
     return rising
 
 
-@numba.njit(**JIT)
+@njit
 def merge_kernel(time: Any, value: Any, quality: Any) -> int:
     """Sort one tag's rows by time and keep the last written of equal times, in place; returns how many rows stay.
 
@@ -98,7 +97,7 @@ def merge_kernel(time: Any, value: Any, quality: Any) -> int:
     return kept
 
 
-@numba.njit(**JIT)
+@njit
 def settle_kernel(tag: Any, time: Any, value: Any, quality: Any, at: Any) -> int:
     """`merge_kernel` for each tag of rows grouped by tag (``at`` bounds), closing the gaps; returns how many rows stay."""
     out = 0
@@ -120,7 +119,7 @@ def settle_kernel(tag: Any, time: Any, value: Any, quality: Any, at: Any) -> int
     return out
 
 
-@numba.njit(**JIT)
+@njit
 def bounds_kernel(tag: Any, out: Any) -> int:
     """Starts of the runs of equal tags, then the number of rows; returns how many runs. `out`: int64[rows + 1]."""
     n = 0
@@ -132,7 +131,7 @@ def bounds_kernel(tag: Any, out: Any) -> int:
     return n
 
 
-@numba.njit(**JIT)
+@njit
 def stats_kernel(time: Any, value: Any, quality: Any, bounds: Any, good: Any, stats: Any, times: Any) -> None:
     """Statistics of each segment over rows that are not bad and not NaN.
 
@@ -171,7 +170,7 @@ def stats_kernel(time: Any, value: Any, quality: Any, bounds: Any, good: Any, st
         times[s, 0], times[s, 1] = first_ns, last_ns
 
 
-@numba.njit(**JIT)
+@njit
 def cut_kernel(time: Any, bounds: Any, unit: Any, low: int, high: int, out: Any) -> int:
     """Cut each segment (one tag, sorted) into chunks aligned to multiples of `unit[s]` ns; returns how many.
 
@@ -205,7 +204,7 @@ def cut_kernel(time: Any, bounds: Any, unit: Any, low: int, high: int, out: Any)
     return n
 
 
-@numba.njit(**JIT)
+@njit
 def window_kernel(tag: Any, time: Any, every_ns: int, out: Any) -> int:
     """Bounds of runs of equal (tag, window) over sorted rows; returns how many. `out`: int64[rows + 1]."""
     n = 0
@@ -217,7 +216,7 @@ def window_kernel(tag: Any, time: Any, every_ns: int, out: Any) -> int:
     return n
 
 
-@numba.njit(**JIT)
+@njit
 def digest_kernel(tag: Any, time: Any, bits: Any, quality: Any) -> Any:
     """A sum over samples (uint64, wrapping) that does not depend on their order; `bits`: the values' bits as uint64.
 
@@ -237,7 +236,7 @@ def digest_kernel(tag: Any, time: Any, bits: Any, quality: Any) -> Any:
     return total
 
 
-@numba.njit(**JIT)
+@njit
 def in_set_kernel(low: Any, high: Any, wanted: Any, out: Any) -> None:
     """``out[i]`` = whether ``low[i]..high[i]`` holds one of `wanted` (sorted)."""
     for i in range(len(low)):
@@ -245,7 +244,7 @@ def in_set_kernel(low: Any, high: Any, wanted: Any, out: Any) -> None:
         out[i] = p < len(wanted) and wanted[p] <= high[i]
 
 
-@numba.njit(**JIT)
+@njit
 def overlap_kernel(
     tag: Any, start: Any, end: Any, block_low: Any, block_high: Any, block_start: Any, block_end: Any, out: Any
 ) -> None:
@@ -327,12 +326,12 @@ def statistics(
     value: npt.NDArray[np.float64],
     quality: npt.NDArray[np.uint8],
     bounds: npt.NDArray[np.int64],
-) -> dict[str, npt.NDArray[np.generic]]:
+) -> dict[str, npt.NDArray[Any]]:
     """Statistics of each segment: count, good (int64), min, max, sum, first, last (float64), first_ns, last_ns (int64)."""
     n = len(bounds) - 1
     good, stats, times = np.empty(n, np.int64), np.empty((n, 5)), np.empty((n, 2), np.int64)
     stats_kernel(time, value, quality, bounds, good, stats, times)
-    out: dict[str, npt.NDArray[np.generic]] = {"count": np.diff(bounds), "good": good}
+    out: dict[str, npt.NDArray[Any]] = {"count": np.diff(bounds), "good": good}
     for i, name in enumerate(("min", "max", "sum", "first", "last")):
         out[name] = np.ascontiguousarray(stats[:, i])
     out["first_ns"], out["last_ns"] = np.ascontiguousarray(times[:, 0]), np.ascontiguousarray(times[:, 1])

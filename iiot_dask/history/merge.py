@@ -121,7 +121,7 @@ def tiers(files: Sequence[File], now_ns: int) -> list[tuple[int, list[File]]]:
 
 
 def over(files: Sequence[File], now_ns: int) -> bool:
-    """Is the day of these files over (by an hour: most of what comes late is there by then)?"""
+    """Whether the day of these files is over (by an hour: most of what comes late is there by then)."""
     return max(file.times[1] for file in files) // DAY_NS < (now_ns - DAY_NS // 24) // DAY_NS
 
 

@@ -99,7 +99,7 @@ def _times(column: pl.Series) -> npt.NDArray[np.int64]:
             units = column.to_physical()
             limit = np.iinfo(np.int64).max // scale
             if scale > 1 and len(units) and not (-limit <= units.min() <= units.max() <= limit):  # type: ignore[operator]
-                msg = f"column 'time' reaches from {column.min()} to {column.max()}; int64 nanoseconds hold 1677-09-21 to 2262-04-11"
+                msg = f"column 'time' reaches from {column.min()!r} to {column.max()!r}; int64 nanoseconds hold 1677-09-21 to 2262-04-11"
                 raise SchemaError(msg)
             return (units * scale).to_numpy()
     if column.dtype == pl.Int64:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from iiot_dask.history import layout
 from iiot_dask.history.blobs import Blobs, encode_chunk
-from iiot_dask.history.block import Columns, encode_all, encode_blocks
+from iiot_dask.history.block import Columns, encode_all, encode_blocks, where
 from iiot_dask.history.kernels import bounds_of, cut_kernel, statistics
 
 _S = 10**9
@@ -41,7 +42,8 @@ def units(count: npt.NDArray[np.int64], span_ns: npt.NDArray[np.int64]) -> npt.N
     quick = expected[:, _HOUR] >= layout.CHUNK_ROWS_MIN
     fits = np.maximum((expected[:, : _HOUR + 1] <= layout.CHUNK_ROWS_MAX).sum(axis=1) - 1, 0)
     slow = np.minimum((expected < layout.CHUNK_ROWS_MIN).sum(axis=1), len(UNITS) - 1)
-    return UNITS[np.where(quick, fits, slow)]
+    out: npt.NDArray[np.int64] = UNITS[np.where(quick, fits, slow)]
+    return out
 
 
 def seal(columns: Columns, order: int) -> Iterator[tuple[str, Head, list[Blobs]]]:
@@ -52,9 +54,9 @@ def seal(columns: Columns, order: int) -> Iterator[tuple[str, Head, list[Blobs]]
         yield (layout.CHUNK, *_chunks(columns, bounds, enough, order))
     if not enough.all():
         rest = np.repeat(~enough, np.diff(bounds))
-        tag, time, value, quality = (column[rest] for column in columns)
+        tag, time, value, quality = where(columns, rest)
         edges = np.linspace(0, len(tag), -(-len(tag) // SLICE_ROWS) + 1).astype(np.int64).tolist()
-        slices = zip(edges[:-1], edges[1:], strict=True)
+        slices = pairwise(edges)
         yield (
             layout.BLOCK,
             *encode_blocks([(tag[a:b], time[a:b], value[a:b], quality[a:b]) for a, b in slices], order),

@@ -41,7 +41,7 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Is nothing damaged?"""
+        """Whether nothing is damaged."""
         return not self.damaged
 
     def document(self) -> dict[str, Any]:

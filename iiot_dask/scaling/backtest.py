@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from iiot_dask.core.errors import ConfigError, SchemaError
+from iiot_dask.core.jit import njit
 from iiot_dask.core.times import SpanLike, span_ns
 from iiot_dask.scaling.load import Observed
 from iiot_dask.scaling.policy import Policy, Sizing
@@ -23,7 +23,6 @@ from iiot_dask.scaling.policy import Policy, Sizing
 if TYPE_CHECKING:
     import polars as pl
 
-JIT = {"cache": True, "nogil": True, "fastmath": False}
 DAY_S = 86_400.0
 BOOTS_MAX = 100_000
 
@@ -31,7 +30,7 @@ BOOTS_MAX = 100_000
 _BACKLOG, _COST, _ORACLE, _ARRIVED, _LATE, _SURGE_ARRIVED, _SURGE_LATE, _OVER, _TIME, _WAIT = range(10)
 
 
-@numba.njit(**JIT)
+@njit
 def _advance(
     rate: npt.NDArray[np.float64],
     surge: npt.NDArray[np.bool_],

@@ -16,13 +16,12 @@ import zlib
 from dataclasses import astuple, dataclass
 from typing import Any, Self
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from iiot_dask.core.errors import ChecksumError, ConfigError, VersionError
+from iiot_dask.core.jit import njit
 
-JIT = {"cache": True, "nogil": True, "fastmath": False}
 DAY_NS = 86_400_000_000_000
 SLOTS_MAX = 1440
 RING = 512
@@ -61,7 +60,7 @@ class _Recent:
 _RECENT = struct.Struct("<qdqddddqqd")
 
 
-@numba.njit(**JIT)
+@njit
 def _usual(profile: npt.NDArray[np.float32], seen: npt.NDArray[np.uint8], slot: int) -> float:
     """The usual load of an absolute slot; NaN if unknown."""
     slots = profile.shape[1]
@@ -72,7 +71,7 @@ def _usual(profile: npt.NDArray[np.float32], seen: npt.NDArray[np.uint8], slot: 
     return float(profile[row, at]) if seen[row, at] else np.nan
 
 
-@numba.njit(**JIT)
+@njit
 def _ahead(profile: npt.NDArray[np.float32], seen: npt.NDArray[np.uint8], first: int, last: int) -> float:
     """Highest usual load of the slots first..last; NaN if any is unknown."""
     out = 0.0

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from iiot_dask_adapters.mqtt import MqttAdapter
 
 from iiot_dask.adapter.testing import AdapterContract
 from iiot_dask.core.quality import Quality
-from iiot_dask_adapters.mqtt import MqttAdapter
 from tests.adapters_mqtt.conftest import DEADLINE_S, JSON_TOPIC, Reader, context, wait_for
 
 pytestmark = pytest.mark.service("mosquitto")
@@ -146,7 +146,9 @@ def test_our_own_death_at_any_moment_loses_nothing(mosquitto, publisher, tmp_pat
     out = tmp_path / "rows"
     out.touch()
     process = victim(mosquitto.port, out, 1, 0)
-    wait_for(lambda: "iiot-dask-victim" in mosquitto.log() and "SUBACK to iiot-dask-victim" in mosquitto.log(), "the adapter")
+    wait_for(
+        lambda: "iiot-dask-victim" in mosquitto.log() and "SUBACK to iiot-dask-victim" in mosquitto.log(), "the adapter"
+    )
     process.kill()
     process.wait()
     sender = publisher(mosquitto.port)
@@ -262,7 +264,11 @@ def test_several_values_of_one_message_and_topics_nobody_wants(mosquitto, publis
         return len(r) >= 3 and any("no filter" in e.reason for e in r.events)
 
     reader = run_reader(context(mosquitto.port, topics), done, then=send)
-    assert sorted((row[0], row[2]) for row in reader.rows) == [("site/k1/press", 2.5), ("site/k1/temp", 1.5), ("site/k1/temp", 1.5)]
+    assert sorted((row[0], row[2]) for row in reader.rows) == [
+        ("site/k1/press", 2.5),
+        ("site/k1/temp", 1.5),
+        ("site/k1/temp", 1.5),
+    ]
     rejected = {e.reason: (e.node, e.count, e.raw[:20]) for e in reader.events if e.kind == "rejected"}
     assert rejected["payload holds no value at the configured path"][:2] == ("site/k1", 1)
     assert rejected["topic matches no filter, or makes no legal tag name"] == ("cells", 1, b"elsewhere\x7f")
@@ -361,7 +367,18 @@ def certificates(directory):
         "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
     (directory / "ext").write_text("subjectAltName=IP:127.0.0.1\n")
     for name in ("server", "client"):
-        run("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        run(
+            "req",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.csr",
+            "-subj",
+            f"/CN={name}",
+        )
         run("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", f"{name}.pem",
             "-days", "2", "-extfile", "ext")  # fmt: skip
     for file in directory.iterdir():

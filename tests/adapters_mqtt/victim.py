@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 
+from iiot_dask_adapters.mqtt import MqttAdapter
+
 from iiot_dask.adapter.contract import Context
 from iiot_dask.core.clock import SystemClock
 from iiot_dask.core.config import Adapter
-from iiot_dask_adapters.mqtt import MqttAdapter
 
 
 async def run(port, out, every, die_after):
@@ -25,7 +26,12 @@ async def run(port, out, every, die_after):
         while True:
             poll = await adapter.read()
             if poll.batch is not None:
-                file.write(b"".join(b"%d %d\n" % (t, v) for t, v in zip(poll.batch.time.tolist(), poll.batch.value.tolist(), strict=True)))
+                file.write(
+                    b"".join(
+                        b"%d %d\n" % (t, v)
+                        for t, v in zip(poll.batch.time.tolist(), poll.batch.value.tolist(), strict=True)
+                    )
+                )
                 os.fsync(file.fileno())
                 rows += len(poll.batch)
                 pending += len(poll.batch)

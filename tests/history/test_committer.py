@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +55,12 @@ def rig(tmp_path):
     rig.committer.close()
 
 
+def put_and_settle(rig: Rig, epochs: list[Epoch]) -> None:
+    for epoch in epochs:
+        rig.committer.put(epoch)
+    rig.committer.settle()
+
+
 def wanted(stop: int) -> list[tuple[str, float]]:
     return [(tag, float(t)) for tag in "ab" for t in range(stop)]
 
@@ -94,9 +99,7 @@ def test_a_gap_is_refused_and_the_stream_can_go_on(rig: Rig) -> None:
     after = rig.epoch(9, 12)
     # Raised to whichever comes first after the failure: the next put, or the next settle.
     with pytest.raises(CapacityError, match=r"epoch 6\.\.9 of 'j1' does not follow the committed offset 5"):
-        for epoch in (rig.epoch(6, 9), after):
-            rig.committer.put(epoch)
-        rig.committer.settle()
+        put_and_settle(rig, [rig.epoch(6, 9), after])
     assert rig.committer.settle()[0] == 5
     rig.committer.put(rig.epoch(5, 12))
     assert rig.committer.settle()[0] == 12
@@ -233,7 +236,7 @@ def test_a_crash_at_every_step_leaves_history_whole(tmp_path: Path, step: str, o
         assert rig.history.info().rows == 22
         assert rig.history.vacuum("0s", dry_run=False).dry_run is False
         assert len(list(rig.history.store.list())) == rig.history.info().files
-        assert os.listdir(tmp_path / "checkpoints").count(f"j1-{11:020d}.checkpoint") == 1
+        assert [p.name for p in (tmp_path / "checkpoints").glob("*.checkpoint")] == [f"j1-{11:020d}.checkpoint"]
     finally:
         rig.committer.close()
 

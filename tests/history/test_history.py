@@ -319,7 +319,7 @@ def test_other_readers_see_the_statistics(history: History) -> None:
     assert {k[0] for k in kinds} == {"chunk"}
     assert {k[1] for k in kinds} == set(scanned["tag"].unique())
     frame = pl.DataFrame(pa.table(table.get_add_actions(flatten=True)))
-    assert frame["partition.day"].to_list() == [dt.date.fromtimestamp(T0 / 1e9)]
+    assert frame["partition.day"].to_list() == [dt.datetime.fromtimestamp(T0 / 1e9, UTC).date()]
 
 
 def test_a_newer_history_is_refused_in_one_sentence(tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_statistics_twin(seed: int) -> None:
     bounds = kernels.bounds_of(tag)
     assert bounds.tolist() == [0, *(np.flatnonzero(np.diff(tag)) + 1), len(tag)]
     found = kernels.statistics(time, value, quality, bounds)
-    for i, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(bounds)):
         good = [
             (t, v) for t, v, q in zip(time[a:b], value[a:b], quality[a:b], strict=True) if q < 128 and not math.isnan(v)
         ]
