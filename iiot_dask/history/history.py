@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -188,7 +188,7 @@ class History:
         """
         first, last = limits(start, end)
 
-        def batches(bounds: Bounds, columns: list[str]) -> Iterator[pl.DataFrame]:
+        def batches(bounds: Bounds, columns: list[str]) -> Generator[pl.DataFrame, None, None]:
             low, high = max(first, bounds.start), min(last, bounds.last)
             rows, ids = self.select(tags, low, high, bounds)
             yield from in_order(plan(rows, ids, low, high), lambda group: self._frame(group, columns))
@@ -280,7 +280,7 @@ class History:
             raise ConfigError(msg)
         first, last = limits(start, end)
 
-        def batches(bounds: Bounds, columns: list[str]) -> Iterator[pl.DataFrame]:
+        def batches(bounds: Bounds, columns: list[str]) -> Generator[pl.DataFrame, None, None]:
             del columns  # windows are few; projecting them saves nothing
             # A filter on the time of windows is not one on samples: only its tag part is used.
             rows, ids = self.select(tags, first, last, bounds)

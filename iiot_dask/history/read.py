@@ -203,14 +203,14 @@ def in_order(groups: Iterable[S], work: Callable[[S], T], ahead: int | None = No
     """``work(group)`` for each group, in order, computed `ahead` in threads (default: one more than there are processors)."""
     ahead = ahead or (os.cpu_count() or 1) + 1
     waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(ahead, thread_name_prefix="iiot-history") as pool:
-        try:
-            for group in groups:
-                waiting.append(pool.submit(work, group))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
+    pool = ThreadPoolExecutor(ahead, thread_name_prefix="iiot-history")
+    try:
+        for group in groups:
+            waiting.append(pool.submit(work, group))
+            if len(waiting) >= ahead:
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        # Not waited for: an abandoned iterator may be collected on one of these very threads, which can not join itself.
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -6,9 +6,10 @@ what can be understood of it (conjuncts about the tag alone, comparisons of time
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ TIME = pl.Datetime("ns", "UTC")
 SCHEMA = pl.Schema({"tag": pl.String(), "time": TIME, "value": pl.Float64(), "quality": pl.UInt8()})
 """Columns of a scan."""
 
-Batches = Callable[["Bounds", list[str]], Iterator[pl.DataFrame]]
+Batches = Callable[["Bounds", list[str]], Generator[pl.DataFrame, None, None]]
 
 
 @dataclass(slots=True)
@@ -131,14 +132,16 @@ def lazy(schema: pl.Schema, batches: Batches) -> pl.LazyFrame:
         del batch_size  # groups have their own size
         wanted = list(schema) if with_columns is None else with_columns
         left = n_rows
-        for whole in batches(bounds_of(predicate), wanted):
-            frame = whole if predicate is None else whole.filter(predicate)
-            frame = frame.select(wanted)
-            if left is not None:
-                frame = frame.head(left)
-                left -= frame.height
-            yield frame
-            if left == 0:
-                return
+        # Closed as soon as enough is there, not when the collector gets to it.
+        with contextlib.closing(batches(bounds_of(predicate), wanted)) as frames:
+            for whole in frames:
+                frame = whole if predicate is None else whole.filter(predicate)
+                frame = frame.select(wanted)
+                if left is not None:
+                    frame = frame.head(left)
+                    left -= frame.height
+                yield frame
+                if left == 0:
+                    return
 
     return register_io_source(source, schema=schema, validate_schema=True, is_pure=False)
