@@ -41,7 +41,7 @@ class MqttAdapter:
         self._decoder = Decoder(self._routes, self._tags, self._options, self._name)
         self._session: Session | None = None
         self._came = asyncio.Event()
-        self._ready: deque[Poll] = deque()
+        self._ready: deque[Poll] = deque()  # bounded: filled only when empty, from one arena
         # Positions of another incarnation confirm nothing here: its messages come again, with packet ids of their own.
         self._mark = f"{context.clock.now_ns():x}"
 

@@ -104,8 +104,8 @@ class Inbox:
         self._arenas = [_Arena(room, messages) for _ in range(2)]
         self._books = frames.ledger()
         self._debts = np.zeros((DEBTS_MAX, 3), np.int64)
-        self._pending: deque[tuple[int, Ints]] = deque()
-        self._durable: deque[Ints] = deque()
+        self._pending: deque[tuple[int, Ints]] = deque()  # bounded: unacknowledged, so at most the receive maximum
+        self._durable: deque[Ints] = deque()  # bounded: moved here from `_pending`
         self._number = 0  # messages taken so far; the live arena's first message has this number
         self._connection = 1
         self._skip = 0

@@ -202,7 +202,7 @@ def _wanted(group: Group, samples: Samples, tag_id: int) -> Columns:
 def in_order(groups: Iterable[S], work: Callable[[S], T], ahead: int | None = None) -> Iterator[T]:
     """``work(group)`` for each group, in order, computed `ahead` in threads (default: one more than there are processors)."""
     ahead = ahead or (os.cpu_count() or 1) + 1
-    waiting: deque[Future[T]] = deque()
+    waiting: deque[Future[T]] = deque()  # bounded by `ahead`
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="iiot-history")
     try:
         for group in groups:

@@ -1,5 +1,6 @@
 """Every transmission fault of the lab is found and named, healthy tags are left alone, and the short way is the long way."""
 
+import numba
 import numpy as np
 import pytest
 
@@ -101,12 +102,12 @@ def test_the_short_way_is_the_long_way(monkeypatch):
     want = detect(frame)
     asked = []
 
-    @charts.numba.njit
+    @numba.njit
     def never(*_):
         return False
 
     monkeypatch.setattr(charts, "calm", never)
-    slow = charts.numba.njit(kernel.update_kernel.py_func)
+    slow = numba.njit(kernel.update_kernel.py_func)
     monkeypatch.setattr(kernel, "update_kernel", lambda *args: asked.append(1) or slow(*args))
     got = detect(frame)
     assert asked
