@@ -146,13 +146,19 @@ def history(
     out: Annotated[Path | None, typer.Option(help="export: the folder to write to.")] = None,
     tags: Annotated[str, typer.Option(help="export: which tags.")] = "*",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="compact: say what would be done, do nothing.")] = False,
+    chunk_rows_min: Annotated[
+        int | None, typer.Option(min=1, help="compact: seal tags with at least this many samples a day (default 1000).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Look after stored history: what is there, is it intact, seal the hot blocks, copy it out."""
     from iiot_dask.runner import run_history
     from iiot_dask.show import history_text, progress_console
 
-    document = run_history(data, action, out=out, tags=tags, dry_run=dry_run, console=progress_console(quiet=as_json))
+    document = run_history(
+        data, action, out=out, tags=tags, dry_run=dry_run, chunk_rows_min=chunk_rows_min,
+        console=progress_console(quiet=as_json),
+    )  # fmt: skip
     _emit(document, as_json=as_json, text=history_text(action, document))
     if action == "verify" and document["damaged"]:
         raise typer.Exit(1)

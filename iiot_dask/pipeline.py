@@ -30,6 +30,7 @@ from iiot_dask.health.incidents import Incidents
 from iiot_dask.health.store import IncidentStore
 from iiot_dask.history import History
 from iiot_dask.history.committer import Committer
+from iiot_dask.history.keeper import Keeper
 from iiot_dask.ingest.catalogue import Catalogue
 from iiot_dask.ingest.inbox import Inbox
 from iiot_dask.ingest.journal import Journal
@@ -167,6 +168,16 @@ class Pipeline:
             clock=self.clock,
         )
         undo.callback(self.committer.close)
+        keeping = self.config.history
+        keeper = Keeper(
+            History(str(self.directory.part("history"))),
+            every=keeping.compact / 1e9,
+            retention=keeping.retention / 1e9,
+            metrics=self.metrics,
+            clock=self.clock,
+        )
+        keeper.start()
+        undo.callback(keeper.stop)
         work = PlantWork(str(self.directory.part("history")), self.journal.identity)
 
         def build(on_result: OnResult, on_failure: OnFailure) -> Graph:

@@ -236,7 +236,7 @@ ACTIONS = ("info", "verify", "compact", "export")
 
 
 def run_history(
-    data: Path, action: str, *, out: Path | None, tags: str, dry_run: bool, console: Console
+    data: Path, action: str, *, out: Path | None, tags: str, dry_run: bool, chunk_rows_min: int | None, console: Console
 ) -> dict[str, Any]:
     """One of `ACTIONS` on a history; the report as plain data.
 
@@ -261,7 +261,8 @@ def run_history(
         elif action == "verify":
             report = history.verify(progress=progress)
         elif action == "compact":
-            report = history.compact(progress=progress, dry_run=dry_run)
+            more = {} if chunk_rows_min is None else {"chunk_rows_min": chunk_rows_min}
+            report = history.compact(progress=progress, dry_run=dry_run, **more)
         else:
             report = history.export(str(out), tags, progress=progress)
     document: dict[str, Any] = report.document()

@@ -175,6 +175,13 @@ class Streaming(Model):
     in_flight: int = Field(16, ge=1, le=1024, description="micro-batches being worked on at once")
 
 
+class HistoryKeeping(Model):
+    """`[history]`: how the stored samples are looked after while the engine runs."""
+
+    compact: Span = _span("5m", gt=0, description="time between two compactions")
+    retention: Span = _span("1d", description="files a compaction replaced are deleted after this long")
+
+
 class Dashboard(Model):
     """`[dashboard]`: where the Panel app listens; loopback unless told otherwise."""
 
@@ -191,6 +198,7 @@ class PlantFile(Model):
     cluster: Cluster = Field(default_factory=Cluster)  # type: ignore[arg-type]  # pydantic's overloads
     journal: Journal = Field(default_factory=Journal)  # type: ignore[arg-type]  # pydantic's overloads
     stream: Streaming = Field(default_factory=Streaming)  # type: ignore[arg-type]  # pydantic's overloads
+    history: HistoryKeeping = Field(default_factory=HistoryKeeping)  # type: ignore[arg-type]  # pydantic's overloads
     dashboard: Dashboard = Field(default_factory=Dashboard)  # type: ignore[arg-type]  # pydantic's overloads
 
     @model_validator(mode="after")

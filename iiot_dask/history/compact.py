@@ -66,18 +66,23 @@ class Compaction:
 
 
 def compact(
-    history: History, progress: Progress | None = None, *, dry_run: bool = False, rows_max: int = ROWS_MAX
+    history: History,
+    progress: Progress | None = None,
+    *,
+    dry_run: bool = False,
+    rows_max: int = ROWS_MAX,
+    chunk_rows_min: int = layout.CHUNK_ROWS_MIN,
 ) -> Compaction:
     """Seal hot blocks and merge small sealed files; see `History.compact`."""
     history.log.refresh()
     history.tags.refresh()
     before = files_of(history.log.files())
-    slices = hot_slices(before, rows_max)
+    slices = hot_slices(before, rows_max, sealed_blocks=chunk_rows_min < layout.CHUNK_ROWS_MIN)
     rest = tiers(before, history.clock.now_ns())
     total = sum(f.rows for part in slices for f in part) + sum(f.rows for _, part in rest for f in part)
     if dry_run:
         return _report(history, before, Compaction(dry_run=True, merges=len(slices) + len(rest)))
-    work = _Work(history, rows_max, progress, total)
+    work = _Work(history, rows_max, chunk_rows_min, progress, total)
     for part in slices:
         work.merge(part, 1)
     while found := tiers(files_of(history.log.files()), history.clock.now_ns()):
@@ -105,6 +110,7 @@ def _report(history: History, before: list[File], result: Compaction) -> Compact
 class _Work:
     history: History
     rows_max: int
+    chunk_rows_min: int
     progress: Progress | None
     total: int
     done: int = 0
@@ -119,7 +125,7 @@ class _Work:
         if any(f.path not in there for f in wanted):
             return self._lost()
         inputs = closure(wanted, files)
-        outputs = _Outputs(history, max(level, *(f.level for f in inputs)), inputs, files)
+        outputs = _Outputs(history, max(level, *(f.level for f in inputs)), inputs, files, self.chunk_rows_min)
         tally = _Tally(sum(f.rows for f in inputs))
         rows = history.index.rows([f.path for f in inputs], None, NS_MIN, NS_MAX)
         ids = np.arange(len(history.tags), dtype=np.int64)
@@ -197,8 +203,11 @@ class _Tally:
 class _Outputs:
     """Sealed rows, gathered by day and kind, written as files of at most `layout.FILE_ROWS_MAX` samples."""
 
-    def __init__(self, history: History, level: int, inputs: list[File], files: list[File]) -> None:
+    def __init__(
+        self, history: History, level: int, inputs: list[File], files: list[File], chunk_rows_min: int
+    ) -> None:
         self.history = history
+        self.chunk_rows_min = chunk_rows_min
         self.level = level
         self.order = max(f.orders[1] for f in inputs)
         self.token = secrets.token_hex(8)
@@ -212,7 +221,7 @@ class _Outputs:
     def take(self, columns: Columns) -> None:
         """Seal sorted samples."""
         for day, part in days(columns):
-            for kind, head, blobs in seal(part, self.order):
+            for kind, head, blobs in seal(part, self.order, self.chunk_rows_min):
                 key = (day, kind)
                 heads, all_blobs = self._pending.setdefault(key, ([], []))
                 heads.append(head)

@@ -297,8 +297,18 @@ class History:
         self.tags.refresh()
         return info_of(self.url, version, len(self.tags), self.log.files())
 
+    def files(self) -> list[str]:
+        """Paths (or URLs) of the live data files, for any Parquet reader: statistics columns are plain, samples are blobs."""
+        self.log.refresh()
+        return [f"{self.url}/{path}" for path in self.log.files()["path"].to_list()]
+
     def compact(
-        self, progress: Progress | None = None, *, dry_run: bool = False, rows_max: int = compaction.ROWS_MAX
+        self,
+        progress: Progress | None = None,
+        *,
+        dry_run: bool = False,
+        rows_max: int = compaction.ROWS_MAX,
+        chunk_rows_min: int = layout.CHUNK_ROWS_MIN,
     ) -> compaction.Compaction:
         """Seal hot blocks into chunks of one tag, merge small sealed files, drop what was written again.
 
@@ -313,15 +323,23 @@ class History:
             Only say what would be merged.
         rows_max
             Samples merged at a time; some 100 bytes of memory each.
+        chunk_rows_min
+            A tag with fewer samples a day stays in a block, which is smaller but has no statistics of its own. Lower it to
+            let other readers (DuckDB, Spark) see every tag's statistics; blocks sealed earlier are then taken up again.
 
         Raises
         ------
+        ConfigError
+            If `chunk_rows_min` is below 1.
         ChecksumError
             If a file is damaged or a merge does not add up; nothing of that merge is committed.
         CapacityError
             If the storage refuses.
         """
-        return compaction.compact(self, progress, dry_run=dry_run, rows_max=rows_max)
+        if chunk_rows_min < 1:
+            msg = f"chunk_rows_min {chunk_rows_min!r}: 1 or more is allowed"
+            raise ConfigError(msg)
+        return compaction.compact(self, progress, dry_run=dry_run, rows_max=rows_max, chunk_rows_min=chunk_rows_min)
 
     def verify(self, progress: Progress | None = None) -> Verification:
         """Read every file and check it against every hash and checksum there is; damage is named, never raised.

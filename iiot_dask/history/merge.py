@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from iiot_dask.history.layout import DAY_NS, parse_name
+from iiot_dask.history.layout import BLOCK, DAY_NS, parse_name
 
 FAN_IN = 8
 """Sealed files of one level and day that are merged into one of the next."""
@@ -82,12 +82,15 @@ def files_of(frame: pl.DataFrame) -> list[File]:
     return sorted(out, key=lambda f: (f.orders, f.path))
 
 
-def hot_slices(files: Sequence[File], rows_max: int) -> list[list[File]]:
-    """Hot files in the order written, in runs of at most `rows_max` samples (or one file)."""
+def hot_slices(files: Sequence[File], rows_max: int, *, sealed_blocks: bool = False) -> list[list[File]]:
+    """Hot files in the order written, in runs of at most `rows_max` samples (or one file).
+
+    With `sealed_blocks` also the blocks an earlier compaction left for tags that had too few samples for a chunk.
+    """
     out: list[list[File]] = []
     total = 0
     for file in files:
-        if file.level:
+        if file.level and not (sealed_blocks and parse_name(file.path).kind == BLOCK):
             continue
         if not out or total + file.rows > rows_max:
             out.append([])

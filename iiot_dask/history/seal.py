@@ -46,10 +46,15 @@ def units(count: npt.NDArray[np.int64], span_ns: npt.NDArray[np.int64]) -> npt.N
     return out
 
 
-def seal(columns: Columns, order: int) -> Iterator[tuple[str, Head, list[Blobs]]]:
-    """Encode sorted samples: chunks (if any), then blocks (if any), each as (kind, head, blobs)."""
+def seal(
+    columns: Columns, order: int, chunk_rows_min: int = layout.CHUNK_ROWS_MIN
+) -> Iterator[tuple[str, Head, list[Blobs]]]:
+    """Encode sorted samples: chunks (if any), then blocks (if any), each as (kind, head, blobs).
+
+    A tag with fewer than `chunk_rows_min` samples goes into a block.
+    """
     bounds = bounds_of(columns[0])
-    enough = np.diff(bounds) >= layout.CHUNK_ROWS_MIN
+    enough = np.diff(bounds) >= chunk_rows_min
     if enough.any():
         yield (layout.CHUNK, *_chunks(columns, bounds, enough, order))
     if not enough.all():
