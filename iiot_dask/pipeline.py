@@ -18,7 +18,7 @@ import psutil
 import structlog
 
 from iiot_dask.adapter.contract import Event
-from iiot_dask.adapter.host import Host
+from iiot_dask.adapter.host import AdapterStatus, Host
 from iiot_dask.core.clock import Clock, SystemClock
 from iiot_dask.core.directory import DataDirectory
 from iiot_dask.core.errors import CapacityError
@@ -357,12 +357,11 @@ class Pipeline:
             },
         )
 
-    @staticmethod
-    def _adapter_row(status: Any, now_ns: int) -> AdapterRow:
+    def _adapter_row(self, status: AdapterStatus, now_ns: int) -> AdapterRow:
         age_s = None if status.last_ns is None else max(0.0, (now_ns - status.last_ns) / 1e9)
         return AdapterRow(
             status.name, status.kind, status.state, status.pid, status.restarts, status.samples, status.errors, age_s,
-            status.reason,
+            status.reason, status.name in self.connected,
         )  # fmt: skip
 
     def stream(self, glob: str = "*", every: str | None = None) -> Any:

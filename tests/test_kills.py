@@ -57,6 +57,12 @@ class Engine:
         except FileNotFoundError:
             return None
 
+    def await_connected(self):
+        """Until every adapter has its session: what devices send before that is nobody's."""
+        until(
+            lambda: (s := self.status()) and s["adapters"] and all(a["connected"] for a in s["adapters"]), "connected"
+        )
+
     def await_samples(self, more=1):
         """Until every adapter has brought `more` samples than it has now."""
 
@@ -139,7 +145,7 @@ def nothing_doubled_or_invented(counts):
 def test_an_adapter_killed_in_mid_run_comes_back_where_it_was(plant):
     process, engine, folder = plant
     engine.start()
-    engine.await_samples(0)
+    engine.await_connected()
     process.begin()
     engine.await_samples(20)
     name, pid = engine.adapter_pid("mqtt")
@@ -161,7 +167,7 @@ def test_an_adapter_killed_in_mid_run_comes_back_where_it_was(plant):
 def test_a_worker_killed_in_mid_run_costs_nothing(plant):
     process, engine, folder = plant
     engine.start()
-    engine.await_samples(0)
+    engine.await_connected()
     process.begin()
     engine.await_stored()
     engine.await_samples(20)
@@ -175,7 +181,7 @@ def test_a_worker_killed_in_mid_run_costs_nothing(plant):
 def test_the_whole_program_killed_in_mid_run_goes_on_from_its_journal(plant, tmp_path):
     process, engine, folder = plant
     engine.start()
-    engine.await_samples(0)
+    engine.await_connected()
     process.begin()
     engine.await_stored()
     engine.await_samples(20)

@@ -23,7 +23,10 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class AdapterRow:
-    """One adapter process: `samples` and `errors` are totals, `age_s` seconds since its last row (None: never)."""
+    """One adapter process: `samples` and `errors` are totals, `age_s` seconds since its last row (None: never).
+
+    `connected`: its session with the devices, or the broker, stands.
+    """
 
     name: str
     kind: str
@@ -34,6 +37,7 @@ class AdapterRow:
     errors: int
     age_s: float | None
     reason: str
+    connected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
