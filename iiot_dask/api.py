@@ -109,6 +109,13 @@ def run(path: str | os.PathLike[str] | Path) -> Pipeline:
     InUseError
         If another run writes to the same data directory.
     """
-    from iiot_dask.pipeline import Pipeline
+    import structlog
 
-    return Pipeline(load(path)).start()
+    from iiot_dask.pipeline import Pipeline
+    from iiot_dask.runner import quiet_logs
+
+    plant = load(path)
+    if not structlog.is_configured():
+        # Its default prints everything to stdout; an application that wants that configures it.
+        quiet_logs(None)
+    return Pipeline(plant).start()

@@ -259,7 +259,6 @@ def _summary(
         info = history.info().document()
     incidents = _incident_rows(pipeline)
     faults, unexplained = match_faults(truth.info["faults"], incidents)
-    last = pipeline.last_snapshot
     return Summary(
         data=str(options.data),
         duration_s=round((truth.info["stop_ns"] - truth.info["start_ns"]) / 1e9, 1),
@@ -271,8 +270,8 @@ def _summary(
         unexplained=unexplained,
         history=info,
         latency={
-            f"{name}_{quantile}_ms": round(getattr(getattr(last, name), quantile) * 1e3, 2)
-            for name in ("acknowledged", "processed")
+            f"{name}_{quantile}_ms": round(getattr(found, quantile) * 1e3, 2)
+            for name, found in pipeline.latencies().items()
             for quantile in ("p50", "p99", "max")
         },
         workers=watch.workers,

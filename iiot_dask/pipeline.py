@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +23,7 @@ from iiot_dask.adapter.host import AdapterStatus, Host
 from iiot_dask.core.clock import Clock, SystemClock
 from iiot_dask.core.directory import DataDirectory
 from iiot_dask.core.errors import CapacityError
-from iiot_dask.core.metrics import Histogram, Metrics
+from iiot_dask.core.metrics import Metrics
 from iiot_dask.core.plantfile import LoadedPlant
 from iiot_dask.dashboard.snapshot import AdapterRow, IncidentRow, Quantiles, Snapshot
 from iiot_dask.health.incident import Incident
@@ -45,6 +46,9 @@ from iiot_dask.warm import WarmWorker, warm_ingest, warm_work
 from iiot_dask.work import PlantWork
 
 TICK_S = 1.0
+RECENT_TICKS = 10
+"""A snapshot's latencies are of the rows of so many ticks."""
+LATENCIES = ("ingest_durable_s", "processed_seconds")
 QUARANTINE_BYTES_MAX = 64 << 20
 QUARANTINE_FILES_MAX = 64
 
@@ -84,6 +88,8 @@ class Pipeline:
         self._started_ns = 0
         self._rate = 0.0
         self._process = psutil.Process()
+        self._cpu_share = 0.0
+        self._recent = {name: deque([self.metrics.histogram(name).counts.copy()], RECENT_TICKS) for name in LATENCIES}
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -289,6 +295,9 @@ class Pipeline:
             self._tick()
 
     def _tick(self) -> None:
+        self._cpu_share = self._process.cpu_percent() / 100
+        for name, before in self._recent.items():
+            before.append(self.metrics.histogram(name).counts.copy())
         self.scaler.tick(self._rate, self.backlog_rows)
         self._settle_incidents()
         if self.driver.failed is not None:
@@ -343,19 +352,31 @@ class Pipeline:
             samples=int(self.metrics.total("ingest_rows_total")),
             samples_per_s=self._rate,
             backlog_rows=self.backlog_rows,
-            acknowledged=_quantiles(self.metrics.histogram("ingest_durable_s")),
-            processed=_quantiles(self.metrics.histogram("processed_seconds")),
+            acknowledged=self._latency("ingest_durable_s"),
+            processed=self._latency("processed_seconds"),
             workers=self.scaler.workers,
             stored_rows=self._stored[0] + int(self.metrics.value("history_rows_total")),
             stored_bytes=self._stored[1] + int(self.metrics.value("history_bytes_total")),
             rss_bytes=self._process.memory_info().rss,
-            cpu_share=self._process.cpu_percent() / 100,
+            cpu_share=self._cpu_share,
             adapters=tuple(self._adapter_row(status, now_ns) for status in self.host.status()),
             incidents=tuple(_incident_row(incident) for incident in self.open_incidents()),
             counters={
                 row["name"]: row["value"] for row in self.metrics.snapshot() if "value" in row and not row["labels"]
             },
         )
+
+    def _latency(self, name: str) -> Quantiles:
+        histogram, since = self.metrics.histogram(name), self._recent[name][0]
+        return Quantiles(
+            histogram.quantile(0.5, since), histogram.quantile(0.99, since), histogram.quantile(1.0, since)
+        )
+
+    def latencies(self) -> dict[str, Quantiles]:
+        """Of all rows of this run: ``acknowledged`` (socket to the journal's fsync), ``processed`` (to the Dask result)."""
+        found = [self.metrics.histogram(name) for name in LATENCIES]
+        rows = [Quantiles(h.quantile(0.5), h.quantile(0.99), h.quantile(1.0)) for h in found]
+        return dict(zip(("acknowledged", "processed"), rows, strict=True))
 
     def _adapter_row(self, status: AdapterStatus, now_ns: int) -> AdapterRow:
         age_s = None if status.last_ns is None else max(0.0, (now_ns - status.last_ns) / 1e9)
@@ -372,12 +393,6 @@ class Pipeline:
         engine, so hand work on to a thread or a buffer node.
         """
         return self.taps.stream(glob, every, self.catalogue)
-
-
-def _quantiles(histogram: Histogram) -> Quantiles:
-    if not histogram.count:
-        return Quantiles(float("nan"), float("nan"), float("nan"))
-    return Quantiles(histogram.quantile(0.5), histogram.quantile(0.99), histogram.max_s)
 
 
 def _incident_row(incident: Incident) -> IncidentRow:

@@ -59,12 +59,16 @@ class Histogram:
         """Values seen."""
         return int(self.counts.sum())
 
-    def quantile(self, q: float) -> float:
-        """The q-quantile (0..1) in seconds, geometric middle of its bucket; NaN when empty."""
-        total = self.counts.sum()
+    def quantile(self, q: float, since: npt.NDArray[np.int64] | None = None) -> float:
+        """The q-quantile (0..1) in seconds, geometric middle of its bucket; NaN when empty.
+
+        With `since`, a copy of `counts` from earlier, only of the values that came after it.
+        """
+        counts = self.counts if since is None else self.counts - since
+        total = counts.sum()
         if not total:
             return float("nan")
-        slot = int(np.searchsorted(np.cumsum(self.counts), max(1, np.ceil(q * total))))
+        slot = int(np.searchsorted(np.cumsum(counts), max(1, np.ceil(q * total))))
         return float(_LOW_S * 10 ** ((slot + 0.5) / _BUCKETS_PER_DECADE))
 
 

@@ -70,7 +70,7 @@ class Snapshot:
     """The engine at one instant.
 
     `samples_per_s` is over the last second; `backlog_rows` waits in the journal; `acknowledged` is the time from a
-    socket to the journal's fsync, `processed` from a socket to the Dask result. `stored_*` describe history.
+    socket to the journal's fsync, `processed` from a socket to the Dask result, both over the last ten seconds. `stored_*` describe history.
     """
 
     time_ns: int
