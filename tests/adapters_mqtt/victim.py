@@ -42,4 +42,5 @@ async def run(port, out, every, die_after):
                 pending = 0
 
 
-asyncio.run(run(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+if __name__ == "__main__":
+    asyncio.run(run(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
