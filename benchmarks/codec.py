@@ -1,6 +1,6 @@
 """Codecs against peers in the same run: bytes a sample for times and values, ratio, MB/s in and out on one core.
 
-Run: ``python benchmarks/codec.py [FILES] [--json] [--page OUT.md] [--chunk 65536]``. FILES are Parquet in long form (ts, sensor,
+Run: ``iiot-dask bench codec [FILES] [--json] [--page OUT.md] [--chunk 65536]``. FILES are Parquet in long form (ts, sensor,
 value); without any, the sets in ../shared/datasets if they are there, else generated ones. Every column is decoded and compared
 bit for bit. Peers: pcodec level 8 on the raw columns; Parquet of the whole set (delta times, dictionary or byte-stream-split
 values, zstd 3); DuckDB's file with its own choice of encodings (256 KiB blocks, so small sets come out worse than they are).
@@ -13,7 +13,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -301,19 +301,20 @@ def run(files: list[Path], chunk: int = 65_536, repeats: int = 3) -> tuple[dict[
     return document, page(results, pooled, reached)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="iiot-dask bench codec", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--page", type=Path)
     parser.add_argument("--chunk", type=int, default=65_536)
     parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     document, text = run(args.files, args.chunk, args.repeats)
     if args.page:
         args.page.write_text(text)
     print(json.dumps(document) if args.json else text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

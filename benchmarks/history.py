@@ -1,6 +1,6 @@
 """History against plain Parquet in the same run: bytes, append, seal, scan, windows, one tag x one hour.
 
-Run: ``python benchmarks/history.py [--samples 20000000] [--tags 2000] [--json]``. Half the tags sample at 1 Hz, half every
+Run: ``iiot-dask bench history [--samples 20000000] [--tags 2000] [--json]``. Half the tags sample at 1 Hz, half every
 10 s; times are exact, of ms jitter, or of us jitter (50/40/10 %); values are decimals, counters, states and floats. 1 % of the
 rows come late. Rows are appended in time order, as a live system does, then compacted. The peer is Parquet tuned for such data
 (sorted by tag and time, delta times, dictionary values, zstd 3), read by Polars.
@@ -13,7 +13,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +98,14 @@ class Clock:
         return out
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="iiot-dask bench history", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=20_000_000)
     parser.add_argument("--tags", type=int, default=2_000)
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     rng = np.random.default_rng(4)
     rows = signals(options.tags, round(options.samples / options.tags / 0.55), rng)
     names = [f"site1/line{i % 20}/device{i}/value" for i in range(options.tags)]
@@ -117,6 +119,7 @@ def main() -> None:
     else:
         for key, value in report.items():
             print(f"{key:28} {value}")
+    return 0
 
 
 def measure(folder: Path, rows: pl.DataFrame, names: list[str], rng: np.random.Generator) -> dict[str, Any]:
@@ -194,4 +197,4 @@ def peers(clock: Clock, folder: Path, rows: pl.DataFrame, names: list[str]) -> N
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

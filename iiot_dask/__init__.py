@@ -13,7 +13,7 @@ The stages, in the order data flows through them; a stage imports `core` and ear
     scaling    how many workers, before they are needed
     dashboard  Panel shows it all
 
-`pipeline.py` joins them. Names below load on first use, so importing this package is quick.
+`engine.py` joins them. Names below load on first use, so importing this package is quick.
 """
 
 from __future__ import annotations

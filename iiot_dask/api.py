@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     # Both pull in Polars, Delta and Dask, which `open` alone must not cost.
     import polars as pl
 
+    from iiot_dask.engine import Engine
     from iiot_dask.history import History
-    from iiot_dask.pipeline import Pipeline
 
 
 @dataclass(slots=True)
@@ -99,7 +99,7 @@ def open(path: str | os.PathLike[str]) -> Plant:  # noqa: A001 -- `iiot.open` is
     return Plant(load(path))
 
 
-def run(path: str | os.PathLike[str] | Path) -> Pipeline:
+def run(path: str | os.PathLike[str] | Path) -> Engine:
     """Start the engine on a plant file; use it as a context manager, or call `stop`.
 
     Raises
@@ -111,11 +111,11 @@ def run(path: str | os.PathLike[str] | Path) -> Pipeline:
     """
     import structlog
 
-    from iiot_dask.pipeline import Pipeline
+    from iiot_dask.engine import Engine
     from iiot_dask.runner import quiet_logs
 
     plant = load(path)
     if not structlog.is_configured():
         # Its default prints everything to stdout; an application that wants that configures it.
         quiet_logs(None)
-    return Pipeline(plant).start()
+    return Engine(plant).start()

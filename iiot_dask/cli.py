@@ -190,6 +190,31 @@ def dashboard(
     serve_dashboard(plant, port, progress_console(quiet=False))
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    epilog="Examples: `iiot-dask bench` · `iiot-dask bench codec --json` · `iiot-dask bench codec --help`",
+)
+def bench(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Which one; absent = list them.")] = None,
+) -> None:
+    """Measure on this machine, against peers in the same run; further options are the benchmark's own."""
+    import importlib
+    import pkgutil
+
+    home = importlib.import_module("iiot_dask_benchmarks")
+    names = sorted(module.name for module in pkgutil.iter_modules(home.__path__))
+    if name is None or name in {"-h", "--help"}:
+        _emit(None, as_json=False, text=f"{context.get_usage()}\nbenchmarks: {', '.join(names)}")
+        return
+    if name not in names:
+        msg = f"bench {name!r}: allowed: {', '.join(names)}"
+        raise ConfigError(msg)
+    status = importlib.import_module(f"iiot_dask_benchmarks.{name}").main(context.args)
+    if status:
+        raise typer.Exit(status)
+
+
 def _fail(error: BaseException, status: int) -> NoReturn:
     for line in str(error).splitlines() or [type(error).__name__]:
         print(f"iiot-dask: {line}", file=sys.stderr)  # noqa: T201

@@ -25,7 +25,7 @@ from iiot_dask.core.errors import CapacityError, ConfigError
 from iiot_dask.core.plantfile import load
 from iiot_dask.core.times import span_ns, time_text
 from iiot_dask.dashboard.snapshot import Snapshot
-from iiot_dask.pipeline import Pipeline
+from iiot_dask.engine import Engine
 from iiot_dask.reckoning import match_faults, reckon
 from iiot_dask.runner import interrupts, quiet_logs
 from iiot_dask.show import live_status
@@ -144,7 +144,7 @@ def run_demo(options: DemoOptions, console: Console) -> Summary:
     with interrupts() as stop, ExitStack() as stack:
         process = stack.enter_context(FactoryProcess(factory, data / "factory", broker=options.broker))
         _write_plant(process, data, options)
-        pipeline = stack.enter_context(Pipeline(load(data / "plant.toml")))
+        pipeline = stack.enter_context(Engine(load(data / "plant.toml")))
         url = _serve(stack, pipeline, options, console)
         with live_status(console, pipeline.snapshot) as refresh:
 
@@ -202,7 +202,7 @@ def _write_plant(process: FactoryProcess, data: Path, options: DemoOptions) -> N
     (data / "plant.toml").write_text(tomli_w.dumps(raw), encoding="utf-8")
 
 
-def _serve(stack: ExitStack, pipeline: Pipeline, options: DemoOptions, console: Console) -> str | None:
+def _serve(stack: ExitStack, pipeline: Engine, options: DemoOptions, console: Console) -> str | None:
     if not options.dashboard:
         return None
     from iiot_dask.dashboard.app import DashboardServer
@@ -215,7 +215,7 @@ def _serve(stack: ExitStack, pipeline: Pipeline, options: DemoOptions, console: 
     return url
 
 
-def _await_adapters(pipeline: Pipeline, stop: threading.Event, look: Callable[[], None]) -> None:
+def _await_adapters(pipeline: Engine, stop: threading.Event, look: Callable[[], None]) -> None:
     wanted = {adapter.name for adapter in pipeline.config.adapters}
     deadline = time.monotonic() + READY_S
     while not wanted <= pipeline.connected:
@@ -233,7 +233,7 @@ def _sleep_until(deadline: float, stop: threading.Event, look: Callable[[], None
         look()
 
 
-def _await_quiet(pipeline: Pipeline, look: Callable[[], None]) -> None:
+def _await_quiet(pipeline: Engine, look: Callable[[], None]) -> None:
     """Until the adapters that are pushed to have brought nothing new for `QUIET_S`; polled ones end with the pipeline."""
 
     def pushed() -> int:
@@ -249,7 +249,7 @@ def _await_quiet(pipeline: Pipeline, look: Callable[[], None]) -> None:
 
 
 def _summary(
-    options: DemoOptions, data: Path, pipeline: Pipeline, truth: Truth, broker: str, watch: Watch, url: str | None
+    options: DemoOptions, data: Path, pipeline: Engine, truth: Truth, broker: str, watch: Watch, url: str | None
 ) -> Summary:
     from iiot_dask.history import History
 
@@ -281,7 +281,7 @@ def _summary(
     )
 
 
-def _incident_rows(pipeline: Pipeline) -> list[dict[str, Any]]:
+def _incident_rows(pipeline: Engine) -> list[dict[str, Any]]:
     return [
         {
             "kind": i.kind,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from iiot_dask.dashboard.app import DashboardServer
     from iiot_dask.dashboard.snapshot import Snapshot
-    from iiot_dask.pipeline import Pipeline
+    from iiot_dask.engine import Engine
 
 REFRESH_S = 0.5
 
@@ -77,12 +77,12 @@ def run_plant(path: Path, duration: str | None, *, dashboard: bool, console: Con
         If the data directory or the dashboard's port is in use.
     """
     plant = load(path)
-    from iiot_dask.pipeline import Pipeline
+    from iiot_dask.engine import Engine
     from iiot_dask.show import live_status
 
     seconds = None if duration is None else span_ns(duration) / 1e9
     with interrupts() as stop:
-        pipeline = Pipeline(plant)
+        pipeline = Engine(plant)
         quiet_logs(None)
         with pipeline:
             server = (
@@ -106,7 +106,7 @@ def run_plant(path: Path, duration: str | None, *, dashboard: bool, console: Con
         return pipeline.last_snapshot
 
 
-def _dashboard(pipeline: Pipeline, address: str, port: int) -> DashboardServer:
+def _dashboard(pipeline: Engine, address: str, port: int) -> DashboardServer:
     from iiot_dask.dashboard.app import DashboardServer
     from iiot_dask.trends import HistoryTrends
 
@@ -197,8 +197,8 @@ def run_query(
     if form == "parquet" and out is None:
         msg = "--format parquet needs --out FILE: it is no text"
         raise ConfigError(msg)
+    from iiot_dask.engine import data_directory
     from iiot_dask.history import History
-    from iiot_dask.pipeline import data_directory
     from iiot_dask.query import query
 
     with History(str(data_directory(data) / "history")) as history:
@@ -251,8 +251,8 @@ def run_history(
     if action == "export" and out is None:
         msg = "history export needs --out FOLDER"
         raise ConfigError(msg)
+    from iiot_dask.engine import data_directory
     from iiot_dask.history import History
-    from iiot_dask.pipeline import data_directory
     from iiot_dask.show import bar
 
     with History(str(data_directory(data) / "history")) as history, bar(console, f"history {action}") as progress:
@@ -279,8 +279,8 @@ def read_incidents(data: Path, *, open_only: bool) -> list[dict[str, Any]]:
     """
     import polars as pl
 
+    from iiot_dask.engine import data_directory
     from iiot_dask.health.store import read_incident_frame
-    from iiot_dask.pipeline import data_directory
 
     frame = read_incident_frame(data_directory(data) / "incidents")
     if open_only:

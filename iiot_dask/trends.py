@@ -1,4 +1,4 @@
-"""The dashboard's door to history: tag names and down-sampled trends. Wiring, so it lives beside `pipeline.py`."""
+"""The dashboard's door to history: tag names and down-sampled trends. Wiring, so it lives beside `engine.py`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What one shard does with each micro-batch: health, windows, and at a flush the block file. Runs on a Dask worker.
 
-`PlantWork` is the `Work` of stage 4 filled with stages 5 to 8; it lives beside `pipeline.py` because it is wiring.
+`PlantWork` is the `Work` of stage 4 filled with stages 5 to 8; it lives beside `engine.py` because it is wiring.
 """
 
 from __future__ import annotations

@@ -1,26 +1,14 @@
 """The benchmark runs, compares every column bit for bit, and prints all figures the project asks for."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import polars as pl
 import pytest
+from iiot_dask_benchmarks import codec as bench
 
 
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "codec.py"
-    spec = importlib.util.spec_from_file_location("codec_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_benchmark(bench: ModuleType, tmp_path: Path) -> None:
+def test_benchmark(tmp_path: Path) -> None:
     n = 6000
     rng = np.random.default_rng(0)
     ts = pl.Series(1_764_000_000_000_000 + np.arange(n) * 1_000_000).cast(pl.Datetime("us", "UTC"))
@@ -38,12 +26,12 @@ def test_benchmark(bench: ModuleType, tmp_path: Path) -> None:
     assert "| small | 12,000 |" in text
 
 
-def test_generated_sets_are_there_without_files(bench: ModuleType) -> None:
+def test_generated_sets_are_there_without_files() -> None:
     names = [name for name, _ in bench.generated()]
     assert len(names) == len(set(names)) >= 6
 
 
-def test_a_column_that_changes_is_noticed(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_column_that_changes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = [[(np.arange(100), np.arange(100.0))]]
     monkeypatch.setattr(bench.codec, "decode_values", lambda _blob: np.zeros(100))
     with pytest.raises(AssertionError):

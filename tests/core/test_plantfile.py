@@ -101,7 +101,7 @@ def test_sections_are_frozen():
         ('[plant]\nname = ""', "plant.name = '': String should have at least 1 character"),
         (MINIMAL + "colour = 1", "plant.colour: unknown key 'colour'; allowed: data, name"),
         ("x = 1\n" + MINIMAL, "unknown key 'x'; allowed: adapters, classes, cluster, dashboard"),
-        (MINIMAL + "[jurnal]\n", "unknown key 'jurnal'; allowed: adapters, classes, cluster, dashboard, journal, plant, stream; did you mean 'journal'?"),
+        (MINIMAL + "[jurnal]\n", "unknown key 'jurnal'; allowed: adapters, classes, cluster, dashboard, history, journal, plant, stream; did you mean 'journal'?"),
         (MINIMAL + "[journal]\ncommit = 'soon'", "journal.commit = 'soon': span 'soon' is not a number with a unit"),
         (MINIMAL + "[journal]\ncommit = [1]", "journal.commit: span [1] is neither text"),
         (MINIMAL + "[journal]\ncommit = inf", "journal.commit = inf: span inf is neither text"),

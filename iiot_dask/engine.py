@@ -52,10 +52,10 @@ LATENCIES = ("ingest_durable_s", "processed_seconds")
 QUARANTINE_BYTES_MAX = 64 << 20
 QUARANTINE_FILES_MAX = 64
 
-log = structlog.get_logger("iiot_dask.pipeline")
+log = structlog.get_logger("iiot_dask.engine")
 
 
-class Pipeline:
+class Engine:
     """A running plant: adapters, journal, Dask, history, health and scaling.
 
     Parameters

@@ -1,6 +1,6 @@
 """Journal: rows/s in and out, ms a group, and what an fsync costs here. Prints one JSON document.
 
-``python benchmarks/ingest_journal.py [--directory DIR] [--rows N]``; DIR should lie on the disk that will hold the journal.
+``iiot-dask bench ingest [--directory DIR] [--rows N]``; DIR should lie on the disk that will hold the journal.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +83,12 @@ def latency(directory: Path, appends: int = 100) -> dict[str, float]:
     return {"append_to_durable_ms_p50": float(np.median(took)) * 1e3, "p99": float(np.quantile(took, 0.99)) * 1e3}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="iiot-dask bench ingest", description=__doc__)
     parser.add_argument("--directory", type=Path, default=None)
     parser.add_argument("--rows", type=int, default=10_000_000)
-    arguments = parser.parse_args()
+    parser.add_argument("--json", action="store_true", help="on one line")
+    arguments = parser.parse_args(argv)
     base = Path(tempfile.mkdtemp(prefix="journal-bench-", dir=arguments.directory))
     try:
         result = {
@@ -100,8 +102,9 @@ def main() -> None:
         }
     finally:
         shutil.rmtree(base)
-    print(json.dumps(result, indent=2))
+    print(json.dumps(result, indent=None if arguments.json else 2))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
