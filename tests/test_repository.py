@@ -42,8 +42,9 @@ def test_packages_listed_are_the_packages_there_are():
     found = {"iiot_dask"} | {
         ".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "iiot_dask").rglob("__init__.py")
     }
-    for init in (ROOT / "adapters").rglob("__init__.py"):
-        found.add(".".join(("iiot_dask_adapters", *init.parent.relative_to(ROOT / "adapters").parts)))
+    for folder, installed in (("adapters", "iiot_dask_adapters"), ("benchmarks", "iiot_dask_benchmarks")):
+        for init in (ROOT / folder).rglob("__init__.py"):
+            found.add(".".join((installed, *init.parent.relative_to(ROOT / folder).parts)))
     assert sorted(PROJECT["tool"]["setuptools"]["packages"]) == sorted(found)
 
 
