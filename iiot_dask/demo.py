@@ -24,6 +24,7 @@ from iiot_dask.core.directory import PARTS
 from iiot_dask.core.errors import CapacityError, ConfigError
 from iiot_dask.core.plantfile import load
 from iiot_dask.core.times import span_ns, time_text
+from iiot_dask.dashboard.port import free_port
 from iiot_dask.dashboard.snapshot import Snapshot
 from iiot_dask.engine import Engine
 from iiot_dask.reckoning import match_faults, reckon
@@ -137,6 +138,8 @@ def run_demo(options: DemoOptions, console: Console) -> Summary:
     """
     started = time.monotonic()
     duration_s = span_ns(options.duration) / 1e9 or ENDLESS_S
+    if options.dashboard:
+        free_port("127.0.0.1", options.port)
     data = _prepare(options.data)
     quiet_logs(data / "demo.log")
     factory = Factory(tags=options.tags, seed=options.seed, day_s=DAY_S, duration_s=duration_s)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from iiot_dask.core.errors import ConfigError
 from iiot_dask.core.plantfile import load
 from iiot_dask.core.times import span_ns, time_ns
+from iiot_dask.dashboard.port import free_port
 
 if TYPE_CHECKING:
     # Every command imports this module; only some of them need the libraries behind these.
@@ -81,6 +82,8 @@ def run_plant(path: Path, duration: str | None, *, dashboard: bool, console: Con
     from iiot_dask.show import live_status
 
     seconds = None if duration is None else span_ns(duration) / 1e9
+    if dashboard:
+        free_port(plant.config.dashboard.address, plant.config.dashboard.port)
     with interrupts() as stop:
         pipeline = Engine(plant)
         quiet_logs(None)

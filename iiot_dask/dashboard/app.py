@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from iiot_dask.core.errors import InUseError
 from iiot_dask.dashboard.cluster_view import ClusterView
 from iiot_dask.dashboard.health_view import HealthView
 from iiot_dask.dashboard.overview_view import OverviewView
+from iiot_dask.dashboard.port import free_port
 from iiot_dask.dashboard.snapshot import Snapshot
 from iiot_dask.dashboard.store import Store, TrendSource
 from iiot_dask.dashboard.trend_view import TrendView
@@ -104,7 +103,7 @@ class DashboardServer:
         InUseError
             If the port is taken.
         """
-        self.port = _free_port(self.address, self.port)
+        self.port = free_port(self.address, self.port)
         os.environ.setdefault("BOKEH_RESOURCES", "server")
         import panel as pn
 
@@ -140,15 +139,3 @@ class DashboardServer:
         if self._server is not None:
             self._server.stop()
             self._server = None
-
-
-def _free_port(address: str, port: int) -> int:
-    """`port`, or a free one for 0; refuses one that is taken before Panel turns it into a traceback."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            msg = f"dashboard port {address}:{port} is not available: {error.strerror}; choose another with --port (0 = any free one)"
-            raise InUseError(msg) from error
-        return int(probe.getsockname()[1])
