@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from iiot_dask_adapters.modbus.session import Endpoint, LostError, NoAnswerError, Session, tls_context
+from pymodbus.exceptions import NoSuchIdException
 from pymodbus.framer import FramerType
 from pymodbus.server import ModbusTcpServer, ModbusTlsServer, ModbusUdpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -27,11 +28,29 @@ def devices():
     return [SimDevice(1, simdata=([bits], [bits], [words], [words]))]
 
 
+class OnlyItsUnits:
+    """The server's memory, silent for every unit it does not have.
+
+    pymodbus 3.16 looks for such a unit in device 0 and, when there is none, answers exception 4 for the KeyError:
+    `ignore_missing_devices` acts on `NoSuchIdException` alone, which its simulator never raises.
+    """
+
+    def __init__(self, core):
+        self.core = core
+        self.device_ids = core.device_ids
+
+    async def async_getValues(self, device_id, *args):  # noqa: N802 -- pymodbus' name
+        if device_id not in self.core.devices:
+            raise NoSuchIdException
+        return await self.core.async_getValues(device_id, *args)
+
+
 @contextlib.asynccontextmanager
 async def serving(scheme, **extra):
     framer = {"rtu+tcp": FramerType.RTU, "ascii+tcp": FramerType.ASCII}.get(scheme, FramerType.SOCKET)
     kind = {"udp": ModbusUdpServer, "tls": ModbusTlsServer}.get(scheme, ModbusTcpServer)
     server = kind(devices(), framer=framer, address=("127.0.0.1", 0), ignore_missing_devices=True, **extra)
+    server.context = OnlyItsUnits(server.context)
     await server.serve_forever(background=True)
     transport = server.transport
     socket = transport.sockets[0] if hasattr(transport, "sockets") else transport.get_extra_info("socket")
