@@ -8,9 +8,9 @@ import pytest
 import iiot_dask
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("sim", "adapter", "ingest", "stream", "codec", "history", "query", "health", "scaling", "dashboard")
+STAGES = ("sim", "adapter", "ingest", "stream", "codec", "history", "query", "health", "scaling", "alert", "dashboard")
 """The flow. `health` and `scaling` stand side by side: neither imports the other."""
-BESIDE = {"health": {"scaling"}, "scaling": {"health"}}
+BESIDE = {"health": {"scaling"}, "scaling": {"health"}, "alert": {"scaling"}}
 FILES = sorted((ROOT / "iiot_dask").rglob("*.py"))
 ADAPTERS = sorted((ROOT / "adapters").rglob("*.py"))
 
