@@ -18,13 +18,13 @@ import numpy as np
 
 from iiot_dask.codec import ints
 from iiot_dask.codec.bits import Bytes, Floats, Ints, kernel
-from iiot_dask.codec.coded import best_fixed
 from iiot_dask.codec.correction import dump_corrections, load_corrections
 from iiot_dask.codec.frame import Frame, Kind, seal
 from iiot_dask.codec.grid import BITS64, bits_to_grid, read_misses
 from iiot_dask.codec.lattice import from_lattice, has_param, to_lattice
 from iiot_dask.codec.parts import REPORT, Reached, dump_misses, get_part, load_misses, put_part
 from iiot_dask.codec.pco import pco_encode, pco_floats
+from iiot_dask.codec.predict import best_fixed
 from iiot_dask.codec.steps import Proposal, propose, sample_of
 from iiot_dask.core.errors import CodecError
 
@@ -88,7 +88,7 @@ def to_numbers(x: Floats, proposal: Proposal) -> tuple[Ints, Ints, Bytes, int]:
 @kernel
 def fixed_bits(k: Ints) -> float:
     """Estimated bits a number under the best fixed predictor."""
-    return best_fixed(k, np.empty(len(k), np.uint64))[1]  # type: ignore[no-any-return]
+    return best_fixed(k)[1]  # type: ignore[no-any-return]
 
 
 def measure(x: Floats, proposal: Proposal) -> float:

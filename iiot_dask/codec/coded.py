@@ -25,70 +25,27 @@ from iiot_dask.codec.lpc import (
     lpc_restore,
     quantise,
 )
-from iiot_dask.codec.packed import common_unit, slope_of
-from iiot_dask.codec.rans import decode_entropy, encode_entropy
+from iiot_dask.codec.predict import (
+    DELTA,
+    LEVEL,
+    LINE,
+    LPC_DELTA,
+    LPC_LEVEL,
+    SAMPLE,
+    best_fixed,
+    centre_of,
+    log_cost,
+    residuals,
+    restore_fixed,
+)
+from iiot_dask.codec.rans import encode_entropy
+from iiot_dask.codec.units import common_unit, divide_from
+from iiot_dask.codec.unrans import decode_entropy
 from iiot_dask.core.errors import CodecError
 
-LEVEL, DELTA, DELTA2, LINE, LPC_LEVEL, LPC_DELTA = range(6)
 _LPC_GAIN = 0.02
-SAMPLE = 4096
-
-
-@kernel
-def log_cost(r: Any) -> Any:
-    """Estimated bits a residual, from some 4096 of them: mean log2(1 + zigzag)."""
-    n = len(r)
-    stride = max(1, n >> 12)
-    total = 0.0
-    count = 0
-    for i in range(0, n, stride):
-        total += np.log2(1.0 + np.float64(zigzag(r[i])))
-        count += 1
-    return total / max(count, 1)
-
-
-@kernel
-def differences(j: Any, out: Any) -> None:
-    """out[i] = j[i] - j[i - 1], out[0] = j[0]."""
-    out[0] = j[0]
-    for i in range(1, len(j)):
-        out[i] = j[i] - j[i - 1]
-
-
-@kernel
-def centre_of(j: Any) -> Any:
-    """Median of up to 500 numbers, two's complement in uint64."""
-    return np.uint64(np.sort(j[:: max(1, len(j) // 500)].view(np.int64))[len(j[:: max(1, len(j) // 500)]) // 2])
-
-
-@kernel
-def best_fixed(j: Any, r: Any) -> Any:
-    """(predictor, bits, parameter) of the cheapest of the fixed predictors; r holds its residuals."""
-    n = len(j)
-    d = np.empty(n, np.uint64)
-    centre = centre_of(j)
-    for i in range(n):
-        r[i] = j[i] - centre
-    best, bits, param = LEVEL, log_cost(r), centre
-    differences(j, d)
-    cost = log_cost(d)
-    if cost < bits:
-        best, bits, param = DELTA, cost, U0
-        r[:] = d
-    dd = np.empty(n, np.uint64)
-    differences(d, dd)
-    cost = log_cost(dd)
-    if cost < bits:
-        best, bits, param = DELTA2, cost, U0
-        r[:] = dd
-    slope = slope_of(j[1:], n - 1) if n > 1 else U0
-    for i in range(n):
-        dd[i] = j[i] - slope * np.uint64(i)
-    cost = log_cost(dd)
-    if cost < bits:
-        best, bits, param = LINE, cost, slope
-        r[:] = dd
-    return best, bits, param
+_LPC_BITS = 2.0  # below, a residual is mostly a choice between -1, 0 and 1, where linear prediction has nothing to add
+_LPC_ROWS = 256
 
 
 @kernel
@@ -107,6 +64,48 @@ def fit_lpc(x: Any, c: Any) -> Any:
 
 
 @kernel
+def try_lpc(j: Any, best: Any, bits: Any, param: Any, c: Any) -> Any:
+    """(predictor, bits, parameter, order, shift): linear prediction where it beats the fixed predictor given.
+
+    Predictors are fitted and compared on a stretch from the middle; only the winner runs over everything.
+    """
+    n = len(j)
+    m = min(n, SAMPLE)
+    a = (n - m) // 2
+    x = np.empty(m, np.uint64)
+    other = np.empty(m, np.uint64)
+    trial = np.zeros(ORDER_MAX, np.int64)
+    if n > SAMPLE:
+        # The estimate it is compared with comes from the same stretch.
+        # A line is measured from its height at the stretch's first row.
+        residuals(j[a : a + m], best, param, other)
+        if best == LINE:
+            for i in range(m):
+                other[i] -= param * np.uint64(a)
+        bits = log_cost(other[2:])
+    order = 0
+    shift = 0
+    for predictor in (LPC_LEVEL, LPC_DELTA):
+        centre = U0
+        if predictor == LPC_LEVEL:
+            centre = centre_of(j)
+            for i in range(m):
+                x[i] = j[a + i] - centre
+        else:
+            residuals(j[a : a + m], DELTA, U0, x)
+            x[0] = U0
+        found, moved = fit_lpc(x, trial)
+        if found == 0:
+            continue
+        lpc_residual(x, trial, found, moved, other)
+        cost = log_cost(other[found:])
+        if cost + 16.0 * found / n < bits - _LPC_GAIN:
+            best, bits, param, order, shift = predictor, cost, centre, found, moved
+            c[:] = trial
+    return best, bits, param, order, shift
+
+
+@kernel
 def encode_coded(k: Any, out: Any, kinds: Any, lpc: Any) -> Any:
     """The payload of k (uint64, n > 0) into `out`; returns the bytes. `lpc`: try linear prediction too."""
     n = len(k)
@@ -114,51 +113,24 @@ def encode_coded(k: Any, out: Any, kinds: Any, lpc: Any) -> Any:
     at = write_varint(out, 0, unit)
     at = write_varint(out, at, zigzag(k[0]))
     j = np.empty(n, np.uint64)
-    signed = np.int64(unit)
-    for i in range(n):
-        d = k[i] - k[0]
-        j[i] = d if signed == 1 else np.uint64(np.int64(d) // signed)
-    r = np.empty(n, np.uint64)
-    best, bits, param = best_fixed(j, r)
-    # The estimate LPC is compared with comes from the same stretch.
-    if lpc and n > SAMPLE:
-        bits = log_cost(r[(n - SAMPLE) // 2 :][:SAMPLE])
+    divide_from(k, 0, n, k[0], unit, j)
+    best, bits, param = best_fixed(j)
     c = np.zeros(ORDER_MAX, np.int64)
     order = 0
     shift = 0
-    # Below two bits a residual is mostly a choice between -1, 0 and 1, where linear prediction has nothing to add.
-    if lpc and bits > 2.0 and n >= 256:
-        # Predictors are fitted and compared on a stretch from the middle; only the winner runs over everything.
-        m = min(n, SAMPLE)
-        a = (n - m) // 2
-        x = np.empty(m, np.uint64)
-        other = np.empty(m, np.uint64)
-        trial = np.zeros(ORDER_MAX, np.int64)
-        for predictor in (LPC_LEVEL, LPC_DELTA):
-            centre = U0
-            if predictor == LPC_LEVEL:
-                centre = centre_of(j)
-                for i in range(m):
-                    x[i] = j[a + i] - centre
-            else:
-                differences(j[a : a + m], x)
-                x[0] = U0
-            found, moved = fit_lpc(x, trial)
-            if found == 0:
-                continue
-            lpc_residual(x, trial, found, moved, other)
-            cost = log_cost(other[found:])
-            if cost + 16.0 * found / n < bits - _LPC_GAIN:
-                best, bits, param, order, shift = predictor, cost, centre, found, moved
-                c[:] = trial
-        if best == LPC_LEVEL:
-            for i in range(n):
-                j[i] -= param
-            lpc_residual(j, c, order, shift, r)
-        elif best == LPC_DELTA:
-            d = np.empty(n, np.uint64)
-            differences(j, d)
-            lpc_residual(d, c, order, shift, r)
+    if lpc and bits > _LPC_BITS and n >= _LPC_ROWS:
+        best, bits, param, order, shift = try_lpc(j, best, bits, param, c)
+    r = np.empty(n, np.uint64)
+    if best == LPC_LEVEL:
+        for i in range(n):
+            j[i] -= param
+        lpc_residual(j, c, order, shift, r)
+    elif best == LPC_DELTA:
+        d = np.empty(n, np.uint64)
+        residuals(j, DELTA, U0, d)
+        lpc_residual(d, c, order, shift, r)
+    else:
+        residuals(j, best, param, r)
     out[at] = np.uint8(best)
     at += 1
     if best in (LEVEL, LINE, LPC_LEVEL):
@@ -176,26 +148,14 @@ def encode_coded(k: Any, out: Any, kinds: Any, lpc: Any) -> Any:
 @kernel
 def restore(r: Any, predictor: Any, param: Any, c: Any, order: Any, shift: Any) -> None:
     """Residuals (uint64) -> numbers j, in place."""
-    n = len(r)
-    if predictor == LEVEL:
-        for i in range(n):
-            r[i] += param
-        return
-    if predictor == LINE:
-        for i in range(n):
-            r[i] += param * np.uint64(i)
-        return
     if predictor >= LPC_LEVEL:
         lpc_restore(r, c, order, shift)
     if predictor == LPC_LEVEL:
-        for i in range(n):
-            r[i] += param
-        return
-    for _ in range(2 if predictor == DELTA2 else 1):
-        total = U0
-        for i in range(n):
-            total += r[i]
-            r[i] = total
+        restore_fixed(r, LEVEL, param)
+    elif predictor == LPC_DELTA:
+        restore_fixed(r, DELTA, U0)
+    else:
+        restore_fixed(r, predictor, param)
 
 
 @kernel

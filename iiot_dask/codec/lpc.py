@@ -44,12 +44,13 @@ def clipped(x: Any) -> Any:
 @kernel
 def autocorrelation(x: Any, orders: Any) -> Any:
     """Sum of x[i] * x[i - lag] for lags 0..orders, float64."""
+    # Oldest first: numbers and sums run upwards together, which compiles to vectors.
     out = np.zeros(orders + 1)
     for i in range(orders, len(x)):
         v = x[i]
-        for lag in range(orders + 1):
-            out[lag] += v * x[i - lag]
-    return out
+        for back in range(orders + 1):
+            out[back] += v * x[i - orders + back]
+    return out[::-1].copy()
 
 
 @kernel

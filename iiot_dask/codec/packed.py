@@ -14,8 +14,7 @@ followed by one bit stream:
                    patched: count of patches, then a byte position and varint high bits each; bits hold the low bits
                    of the zigzag residual
 
-Source: frame of reference and patching after Zukowski et al., "Super-Scalar RAM-CPU Cache Compression", ICDE 2006;
-fixed predictors after Robinson, "Shorten", 1994.
+Source: fixed predictors after Robinson, "Shorten", 1994; the blocks are in `blocks`.
 """
 
 from __future__ import annotations
@@ -31,64 +30,19 @@ from iiot_dask.codec.bits import (
     bit_length,
     bytes_of,
     kernel,
-    pack_bits,
     read_varint,
-    unpack_bits,
     unzigzag,
-    varint_size,
     words_of,
     write_varint,
     zigzag,
 )
+from iiot_dask.codec.blocks import BLOCK, read_block, write_block
 from iiot_dask.codec.frame import Buffer, get_varint, put_varint
+from iiot_dask.codec.predict import slope_of
+from iiot_dask.codec.units import common_unit, divide_from, is_line
 from iiot_dask.core.errors import CodecError
 
-BLOCK = 256
 EQUAL = 0x10
-PATCHED = 0x80
-
-
-@kernel
-def common_unit(k: Any, a: Any, b: Any) -> Any:
-    """Greatest common divisor of k[i] - k[a] over a run of uint64 (two's complement); 1 when the span overflows."""
-    low = np.int64(k[a])
-    high = low
-    for i in range(a + 1, b):
-        v = np.int64(k[i])
-        low = min(low, v)
-        high = max(high, v)
-    if np.uint64(high) - np.uint64(low) >= U1 << np.uint64(63):
-        return U1
-    unit = U0
-    for i in range(a + 1, b):
-        d = np.int64(k[i] - k[a])
-        rest = np.uint64(abs(d))
-        if unit > U0 and rest % unit == U0:
-            continue
-        while rest > U0:
-            unit, rest = rest, unit % rest
-        if unit == U1:
-            return U1
-    return max(unit, U1)
-
-
-@kernel
-def scale_run(k: Any, a: Any, b: Any, unit: Any, j: Any) -> None:
-    """j[:b-a-1] = (k[i] - k[a]) / unit for the rows after the head, two's complement in uint64."""
-    if unit == U1:
-        for i in range(a + 1, b):
-            j[i - a - 1] = k[i] - k[a]
-    else:
-        signed = np.int64(unit)
-        for i in range(a + 1, b):
-            # The division is exact, so rounding direction does not matter.
-            j[i - a - 1] = np.uint64(np.int64(k[i] - k[a]) // signed)
-
-
-@kernel
-def slope_of(j: Any, m: Any) -> Any:
-    """Mean step of j[:m], rounded to nearest, two's complement in uint64."""
-    return np.uint64(np.int64(np.rint(np.float64(np.int64(j[m - 1])) / m)))
 
 
 @kernel
@@ -134,65 +88,17 @@ def difference(j: Any, m: Any, order: Any) -> Any:
 
 
 @kernel
-def write_block(r: Any, start: Any, count: Any, scratch: Any, meta: Any, at: Any, words: Any, bit: Any) -> Any:
-    """One block of residuals in the cheaper of the two forms; returns (meta offset, bit offset)."""
-    low = np.int64(r[start])
-    high = low
-    sizes = np.zeros(65, np.int64)
-    for i in range(start, start + count):
-        v = np.int64(r[i])
-        low = min(low, v)
-        high = max(high, v)
-        sizes[bit_length(zigzag(r[i]))] += 1
-    base = np.uint64(low)
-    plain = bit_length(np.uint64(high) - base)
-    cost_plain = count * plain + 8 * varint_size(zigzag(base))
-    top = 64
-    while top > 0 and sizes[top] == 0:
-        top -= 1
-    best_width = -1
-    best_cost = cost_plain
-    patches = 0
-    for width in range(top - 1, -1, -1):
-        patches += sizes[width + 1]
-        if patches > count >> 2:  # bounds the meta part, see `Packed.encode`
-            break
-        patch_bytes = 1
-        for size in range(width + 1, top + 1):
-            patch_bytes += sizes[size] * (1 + (size - width + 6) // 7)
-        if count * width + 8 * patch_bytes < best_cost:
-            best_cost = count * width + 8 * patch_bytes
-            best_width = width
-    if best_width < 0:
-        for i in range(count):
-            scratch[i] = r[start + i] - base
-        meta[at] = np.uint8(plain)
-        at = write_varint(meta, at + 1, zigzag(base))
-        return at, pack_bits(scratch, count, plain, words, bit)
-    return write_patched(r, start, count, best_width, scratch, meta, at, words, bit)
-
-
-@kernel
-def write_patched(
-    r: Any, start: Any, count: Any, width: Any, scratch: Any, meta: Any, at: Any, words: Any, bit: Any
-) -> Any:
-    """One block as low bits of the zigzag residuals and patches of the high bits."""
-    wide = np.uint64(width)
-    mask = (U1 << wide) - U1
-    patches = 0
-    for i in range(count):
-        z = zigzag(r[start + i])
-        if z > mask:
-            patches += 1
-        scratch[i] = z & mask
-    meta[at] = np.uint8(width | PATCHED)
-    at = write_varint(meta, at + 1, np.uint64(patches))
-    for i in range(count):
-        z = zigzag(r[start + i])
-        if z > mask:
-            meta[at] = np.uint8(i)
-            at = write_varint(meta, at + 1, z >> wide)
-    return at, pack_bits(scratch, count, width, words, bit)
+def write_line(step: Any, meta: Any, at: Any) -> Any:
+    """Meta of a run without a single residual; returns the offset after it."""
+    if step == U0:
+        meta[at] = np.uint8(EQUAL)
+        at = write_varint(meta, at + 1, U1)
+        return write_varint(meta, at, U0)
+    down = np.int64(step) < 0
+    meta[at] = np.uint8(EQUAL | 2)
+    at = write_varint(meta, at + 1, U0 - step if down else step)
+    at = write_varint(meta, at, zigzag(U0 - U1 if down else U1))
+    return write_varint(meta, at, U0)
 
 
 @kernel
@@ -216,8 +122,11 @@ def encode_packed(k: Any, starts: Any, meta: Any, words: Any) -> Any:
         m = b - a - 1
         if m == 0:
             continue
+        if m > 2 and is_line(k, a, b):
+            at = write_line(k[a + 1] - k[a], meta, at)
+            continue
         unit = common_unit(k, a, b)
-        scale_run(k, a, b, unit, j)
+        divide_from(k, a + 1, b, k[a], unit, j)
         order = best_order(j, m)
         first = difference(j, m, order)
         start = 1 if order == 2 else 0
@@ -236,37 +145,6 @@ def encode_packed(k: Any, starts: Any, meta: Any, words: Any) -> Any:
             continue
         for block in range(start, m, BLOCK):
             at, bit = write_block(j, block, min(BLOCK, m - block), scratch, meta, at, words, bit)
-    return at, bit
-
-
-@kernel
-def read_block(meta: Any, at: Any, end: Any, words: Any, bit: Any, bits: Any, r: Any, start: Any, count: Any) -> Any:
-    """One block into r[start:start+count]; returns (meta offset or -1, bit offset)."""
-    if at < 0 or at >= end:
-        return -1, bit
-    width = np.int64(meta[at] & 0x7F)
-    patched = meta[at] >= PATCHED
-    value, at = read_varint(meta, at + 1, end)
-    if at < 0 or width > 64 or bit + count * width > bits:
-        return -1, bit
-    bit = unpack_bits(words, bit, count, width, r, start)
-    if not patched:
-        base = unzigzag(value)
-        for i in range(start, start + count):
-            r[i] += base
-        return at, bit
-    if value > np.uint64(count) or width > 63:
-        return -1, bit
-    for _ in range(np.int64(value)):
-        if at >= end or np.int64(meta[at]) >= count:
-            return -1, bit
-        where = start + np.int64(meta[at])
-        high, at = read_varint(meta, at + 1, end)
-        if at < 0:
-            return -1, bit
-        r[where] |= high << np.uint64(width)
-    for i in range(start, start + count):
-        r[i] = unzigzag(r[i])
     return at, bit
 
 
