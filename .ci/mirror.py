@@ -24,7 +24,7 @@ if "--pin" in sys.argv:
     project.write_text(
         head + "constraint-dependencies = [\n" + "".join(f'    "{pin}",\n' for pin in pins) + "]\n" + tail
     )
-    print(f"pinned: {', '.join(new) or 'nothing new'}")
+    sys.stdout.write(f"pinned: {', '.join(new) or 'nothing new'}\n")
 lines = ["# The pins of pyproject.toml for conda users; written by .ci/mirror.py, compared by tests/test_repository.py.",
          "name: iiot-dask", "channels:", "  - conda-forge", "dependencies:", "  - python>=3.11", "  - pip", "  - pip:",
          *(f"      - {pin}" for pin in pins), "      - -e ."]  # fmt: skip
