@@ -4,18 +4,22 @@
 (``adaptive.py``, ``provision.py``). ``backtest`` runs any policy over any demand.
 """
 
-from iiot_dask.scaling.backtest import Report, backtest
+from iiot_dask.scaling.backtest import backtest
 from iiot_dask.scaling.demand import factory_demand
 from iiot_dask.scaling.forecast import Forecast
 from iiot_dask.scaling.guard import Guard
 from iiot_dask.scaling.load import Observed
-from iiot_dask.scaling.policy import POLICIES, Decision, Policy, Sizing, policy
+from iiot_dask.scaling.plant import Faults
+from iiot_dask.scaling.policy import POLICIES, Decision, Policy, policy
 from iiot_dask.scaling.provision import AdaptiveProvisioner, Provisioner, ScaleProvisioner, Workforce
+from iiot_dask.scaling.report import Report
+from iiot_dask.scaling.sizing import Sizing
 
 __all__ = [
     "POLICIES",
     "AdaptiveProvisioner",
     "Decision",
+    "Faults",
     "Forecast",
     "Guard",
     "Observed",

@@ -1,166 +1,45 @@
-"""`backtest`: a policy against a recorded or made-up demand, in a deterministic fluid simulation.
+"""`backtest`: a policy against a recorded or made-up demand, in a deterministic fluid simulation (`plant.py`).
 
-Each step the load arrives, workers that have booted take what they can, the rest waits (first in, first out). The policy
-sees the load of the step, the backlog and the cluster; workers it asks for count as cost from then on, and work after
-`boot_s`. The oracle knows every step in advance and has workers at once, just enough for the wanted utilisation.
-Everything here is a simulation: ratios compare policies, they are no measurement of a cluster.
+The policy sees the load of the step, the backlog and the cluster; workers it asks for count as cost from then on, and work
+after they have booted. The oracle knows every step in advance and has workers at once, just enough for the wanted
+utilisation. Everything here is a simulation: ratios compare policies, they are no measurement of a cluster.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+import itertools
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from iiot_dask.core.errors import ConfigError, SchemaError
-from iiot_dask.core.jit import njit
 from iiot_dask.core.times import SpanLike, span_ns
+from iiot_dask.scaling import plant
 from iiot_dask.scaling.load import Observed
-from iiot_dask.scaling.policy import Policy, Sizing
+from iiot_dask.scaling.plant import Faults, SimulatedCluster
+from iiot_dask.scaling.report import Report
+from iiot_dask.scaling.sizing import Sizing
 
 if TYPE_CHECKING:
     import polars as pl
 
 DAY_S = 86_400.0
-BOOTS_MAX = 100_000
-
-# Columns of the accumulator.
-_BACKLOG, _COST, _ORACLE, _ARRIVED, _LATE, _SURGE_ARRIVED, _SURGE_LATE, _OVER, _TIME, _WAIT = range(10)
+HOUR_S = 3600.0
+UNDONE_S = 600.0
 
 
-@njit
-def _advance(
-    rate: npt.NDArray[np.float64],
-    surge: npt.NDArray[np.bool_],
-    dt: float,
-    now: float,
-    boots: npt.NDArray[np.float64],
-    workers: npt.NDArray[np.int64],
-    sizes: npt.NDArray[np.float64],
-    acc: npt.NDArray[np.float64],
-    trace: npt.NDArray[np.float64],
-    scored: bool,
-) -> None:
-    """Run the fluid queue over the steps of `rate`; `workers` = (ready, first booting, after last booting)."""
-    capacity, utilisation, minimum = sizes
-    for i in range(len(rate)):
-        while workers[1] < workers[2] and boots[workers[1] % len(boots)] <= now:
-            workers[0] += 1
-            workers[1] += 1
-        power = capacity * workers[0]
-        arrived = rate[i] * dt
-        wait = 0.0
-        if acc[_BACKLOG] > 0:
-            wait = acc[_BACKLOG] / power if power > 0 else np.inf
-        asked = acc[_BACKLOG] + arrived
-        acc[_BACKLOG] = max(0.0, asked - power * dt)
-        trace[i, 0] = workers[0]
-        trace[i, 1] = acc[_BACKLOG]
-        trace[i, 2] = min(wait, 1e9)
-        now += dt
-        if not scored:
-            continue
-        # What arrives in the middle of the step stands for all of it.
-        after = acc[_BACKLOG] / power if power > 0 else np.inf
-        middle = 0.5 * (wait + after) if acc[_BACKLOG] > 0 or wait > 0 else 0.0
-        late = arrived if middle > 1.0 else 0.0
-        if surge[i]:
-            acc[_SURGE_ARRIVED] += arrived
-            acc[_SURGE_LATE] += late
-        else:
-            acc[_ARRIVED] += arrived
-            acc[_LATE] += late
-            acc[_TIME] += dt
-            if asked > utilisation * power * dt * (1.0 + 1e-9):
-                acc[_OVER] += dt
-        acc[_WAIT] = max(acc[_WAIT], min(middle, 1e9))
-        acc[_COST] += dt * (workers[0] + workers[2] - workers[1])
-        acc[_ORACLE] += dt * max(minimum, np.ceil(rate[i] / (capacity * utilisation) - 1e-9))
+class Decides(Protocol):
+    """All a back-test needs of a policy."""
 
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a policy cost and how late it was; a simulation.
-
-    Parameters
-    ----------
-    cost_ratio
-        Worker-seconds (booting included) over the oracle's.
-    late_share
-        Share of messages that waited over 1 s, surges left out.
-    surge_late_share
-        The same within rows marked as surge; NaN without such rows.
-    over_70_share
-        Share of time in which workers were used above the wanted utilisation, surges left out.
-    actions_per_day
-        Changes of the wanted number per day of the plant.
-    wait_s_max
-        Longest wait, seconds.
-    worker_s
-        Worker-seconds.
-    worker_s_per_million
-        Worker-seconds per million messages.
-    peak_workers
-        Most workers at once.
-    days
-        Scored length, days of 24 h.
-    series
-        One row a step: ``time``, ``rate``, ``workers`` (ready), ``wanted``, ``backlog``, ``wait_s``.
-    """
-
-    cost_ratio: float
-    late_share: float
-    surge_late_share: float
-    over_70_share: float
-    actions_per_day: float
-    wait_s_max: float
-    worker_s: float
-    worker_s_per_million: float
-    peak_workers: int
-    days: float
-    series: pl.DataFrame
-
-    def document(self) -> dict[str, Any]:
-        """The numbers as plain data."""
-        return {k: v for k, v in asdict(self).items() if k != "series"}
-
-    def plot(self, points: int = 4000) -> Any:
-        """A Bokeh figure: load, and workers ready and wanted, thinned to about `points` rows by their maxima."""
-        from bokeh.models import LinearAxis, Range1d
-        from bokeh.plotting import figure
-
-        every = max(1, self.series.height // points)
-        import polars as pl
-
-        thin = self.series.group_by((pl.int_range(pl.len()) // every).alias("bin"), maintain_order=True).agg(
-            pl.col("time").first(), pl.col("rate", "workers", "wanted").max()
-        )
-        time = thin["time"].cast(pl.Datetime("ms")).to_numpy()
-        out = figure(
-            x_axis_type="datetime", height=320, sizing_mode="stretch_width", title="Load and workers (simulated)"
-        )
-        out.yaxis.axis_label = "messages/s"
-        top = max(1.0, float(thin["rate"].max() or 1)) * 1.05  # type: ignore[arg-type]
-        out.y_range = Range1d(0, top)
-        most = max(1, self.peak_workers, int(thin["wanted"].max() or 1))  # type: ignore[arg-type]
-        out.extra_y_ranges = {"workers": Range1d(0, most * 1.05)}
-        out.add_layout(LinearAxis(y_range_name="workers", axis_label="workers"), "right")
-        out.line(time, thin["rate"].to_numpy(), legend_label="load", color="#999999")
-        for name, colour in (("wanted", "#e08214"), ("workers", "#2166ac")):
-            out.step(time, thin[name].to_numpy(), y_range_name="workers", mode="after", legend_label=name, color=colour)
-        return out
-
-    def _repr_html_(self) -> str:
-        """The numbers as a table."""
-        rows = "".join(f"<tr><td>{k}</td><td>{v:.6g}</td></tr>" for k, v in self.document().items())
-        return f"<table><caption>Back-test (simulated)</caption>{rows}</table>"
+    def decide(self, now: int, observed: Observed | None) -> int:
+        """The number of workers wanted at `now`, ns since 1970-01-01 UTC; None: there are no metrics."""
+        ...
 
 
 def backtest(
     demand: pl.DataFrame,
-    policy: Policy,
+    policy: Decides,
     boot_s: float = 90.0,
     *,
     capacity: float | None = None,
@@ -169,6 +48,7 @@ def backtest(
     unscored: SpanLike = 0,
     minimum: int | None = None,
     day_s: float = DAY_S,
+    faults: Faults | None = None,
 ) -> Report:
     """Run a policy over a demand.
 
@@ -176,11 +56,11 @@ def backtest(
     ----------
     demand
         Rows ``time`` (datetime or ns) at equal steps and ``rate`` (messages/s); a bool column ``surge`` marks rows that
-        are scored apart.
+        are scored apart; a bool column ``trusted`` is false where the load is meaningless, as in an outage.
     policy
         A fresh one; it is used up.
     boot_s
-        True boot time of the simulated workers, seconds.
+        True (median) boot time of the simulated workers, seconds.
     capacity, utilisation, minimum
         Of the simulated workers and of the oracle; by default the policy's own.
     every
@@ -189,6 +69,8 @@ def backtest(
         So much of the beginning is only learnt from.
     day_s
         Length of the plant's day, for `actions_per_day`, seconds.
+    faults
+        What goes wrong in the simulated cluster.
 
     Raises
     ------
@@ -206,81 +88,150 @@ def backtest(
     >>> round(peak.cost_ratio, 1), peak.late_share, peak.actions_per_day
     (1.9, 0.0, 0.0)
     """
-    import polars as pl
-
+    faults = faults or Faults()
     time, rate, surge, dt = _steps(demand)
-    sizing: Sizing | None = getattr(policy, "sizing", None)
-    if sizing is None and (capacity is None or utilisation is None):
-        msg = "a policy without `sizing` needs capacity= and utilisation="
-        raise ConfigError(msg)
-    sizes = np.array(
-        [
-            sizing.capacity if capacity is None and sizing else capacity,
-            sizing.utilisation if utilisation is None and sizing else utilisation,
-            sizing.minimum if minimum is None and sizing else minimum or 0,
-        ],
-        np.float64,
-    )
+    trusted = demand["trusted"].to_numpy() if "trusted" in demand.columns else np.ones(len(rate), np.bool_)
+    sizes = _sizes(policy, capacity, utilisation, minimum, faults)
     stride = max(1, round(span_ns(every) / 1e9 / dt))
     skip = round(span_ns(unscored) / 1e9 / dt)
     if skip >= len(rate):
         msg = f"unscored {unscored!r} leaves nothing of a demand of {len(rate) * dt:.0f} s"
         raise ConfigError(msg)
-    trace = np.empty((len(rate), 3))
+    trace = np.empty((len(rate), 4))
     wanted = np.empty(len(rate), np.int64)
-    acc = np.zeros(10)
-    boots = np.zeros(BOOTS_MAX)
-    first = policy.decide(int(time[0]), Observed(float(rate[0])))
-    workers = np.array([first, 0, 0], np.int64)
-    actions, before = 0, first
+    acc = np.zeros(11)
+    chance = np.random.default_rng([faults.seed, 1]).random(len(rate) if faults.loss_per_h else 1)
+    before = policy.decide(int(time[0]), Observed(float(rate[0])))
+    cluster = SimulatedCluster(before, boot_s, faults)
+    arrived_mean, power = float(rate[0]), 0.0
+    changes: list[tuple[float, int]] = []
     for at in range(0, len(rate), stride):
         stop = min(at + stride, len(rate))
         now = at * dt
-        shown = Observed(float(rate[at]), float(acc[_BACKLOG]), int(workers[0]), int(workers[2] - workers[1]))
+        power = float(sizes[0]) * cluster.ready
+        served = min(power, arrived_mean + float(acc[plant.BACKLOG]) / (stride * dt))
+        shown = None
+        if not any(start <= now < end for start, end in faults.gaps):
+            shown = Observed(
+                float(rate[at]),
+                float(acc[plant.BACKLOG]),
+                cluster.ready,
+                cluster.booting,
+                served,
+                min(1.0, served / power) if power > 0 else float("nan"),
+                trusted=bool(trusted[at]),
+            )
         want = policy.decide(int(time[at]), shown)
-        _scale(want, now + boot_s, boots, workers)
-        actions += (want != before) and at >= skip
+        owed = cluster.scale(want, now)
+        if at >= skip:
+            acc[plant.COST] += owed
+            if want != before:
+                changes.append((now, want - before))
         before = want
         wanted[at:stop] = want
-        _advance(rate[at:stop], surge[at:stop], dt, now, boots, workers, sizes, acc, trace[at:stop], at >= skip)
-    days = (len(rate) - skip) * dt / DAY_S
+        part = slice(at, stop)
+        draws = chance[part] if faults.loss_per_h else chance[:0]
+        plant.advance(
+            rate[part], surge[part], draws, dt, now, cluster.boots, cluster.born, cluster.counts, sizes, acc, trace[part], at >= skip
+        )  # fmt: skip
+        arrived_mean = float(rate[part].mean())
+    return _report(time, rate, wanted, trace, acc, changes, skip, dt, day_s, sizes)
+
+
+def _sizes(
+    policy: Decides, capacity: float | None, utilisation: float | None, minimum: int | None, faults: Faults
+) -> npt.NDArray[np.float64]:
+    sizing: Sizing | None = getattr(policy, "sizing", None)
+    if sizing is None and (capacity is None or utilisation is None):
+        msg = "a policy without `sizing` needs capacity= and utilisation="
+        raise ConfigError(msg)
+    return np.array(
+        [
+            sizing.capacity if capacity is None and sizing else capacity,
+            sizing.utilisation if utilisation is None and sizing else utilisation,
+            sizing.minimum if minimum is None and sizing else minimum or 0,
+            faults.loss_per_h / HOUR_S,
+        ],
+        np.float64,
+    )
+
+
+def _report(
+    time: npt.NDArray[np.int64],
+    rate: npt.NDArray[np.float64],
+    wanted: npt.NDArray[np.int64],
+    trace: npt.NDArray[np.float64],
+    acc: npt.NDArray[np.float64],
+    changes: list[tuple[float, int]],
+    skip: int,
+    dt: float,
+    day_s: float,
+    sizes: npt.NDArray[np.float64],
+) -> Report:
+    import polars as pl
+
+    scored, waits = rate[skip:], trace[skip:, plant.T_LATE]
+    days = len(scored) * dt / DAY_S
     series = pl.DataFrame(
         {
             "time": pl.Series(time).cast(pl.Datetime("ns", "UTC")),
             "rate": rate,
-            "workers": trace[:, 0].astype(np.int64),
+            "workers": trace[:, plant.T_READY].astype(np.int64),
             "wanted": wanted,
-            "backlog": trace[:, 1],
-            "wait_s": trace[:, 2],
+            "backlog": trace[:, plant.T_BACKLOG],
+            "wait_s": trace[:, plant.T_WAIT],
         }
     )
-    total = acc[_ARRIVED] + acc[_SURGE_ARRIVED]
+    total = acc[plant.ARRIVED] + acc[plant.SURGE_ARRIVED]
+    peak = max(sizes[2], np.ceil(scored.max() / (sizes[0] * sizes[1]) - 1e-9))
+    p99, p999 = _weighted(waits, scored, (0.99, 0.999))
+    scale = day_s / DAY_S
+    undone = sum(
+        (a > 0) != (b > 0) and later - sooner < UNDONE_S * scale
+        for (sooner, a), (later, b) in itertools.pairwise(changes)
+    )
     return Report(
-        cost_ratio=float(acc[_COST] / acc[_ORACLE]) if acc[_ORACLE] else float("nan"),
-        late_share=float(acc[_LATE] / acc[_ARRIVED]) if acc[_ARRIVED] else 0.0,
-        surge_late_share=float(acc[_SURGE_LATE] / acc[_SURGE_ARRIVED]) if acc[_SURGE_ARRIVED] else float("nan"),
-        over_70_share=float(acc[_OVER] / acc[_TIME]) if acc[_TIME] else 0.0,
-        actions_per_day=actions / (days * DAY_S / day_s),
-        wait_s_max=float(acc[_WAIT]),
-        worker_s=float(acc[_COST]),
-        worker_s_per_million=float(acc[_COST] / total * 1e6) if total else float("nan"),
-        peak_workers=int(trace[skip:, 0].max()),
+        cost_ratio=float(acc[plant.COST] / acc[plant.ORACLE]) if acc[plant.ORACLE] else float("nan"),
+        static_ratio=float(peak * len(scored) * dt / acc[plant.ORACLE]) if acc[plant.ORACLE] else float("nan"),
+        late_share=float(acc[plant.LATE] / acc[plant.ARRIVED]) if acc[plant.ARRIVED] else 0.0,
+        surge_late_share=(
+            float(acc[plant.SURGE_LATE] / acc[plant.SURGE_ARRIVED]) if acc[plant.SURGE_ARRIVED] else float("nan")
+        ),
+        violation_share=float((acc[plant.LATE] + acc[plant.SURGE_LATE]) / total) if total else 0.0,
+        over_70_share=float(acc[plant.OVER] / acc[plant.TIME]) if acc[plant.TIME] else 0.0,
+        actions_per_day=len(changes) / (days / scale),
+        oscillations_per_day=undone / (days / scale),
+        wait_s_max=float(acc[plant.WAIT]),
+        wait_s_p99=p99,
+        wait_s_p999=p999,
+        behind_s=float(acc[plant.BEHIND]),
+        worker_s=float(acc[plant.COST]),
+        worker_s_per_million=float(acc[plant.COST] / total * 1e6) if total else float("nan"),
+        correlation=_correlation(scored, trace[skip:, plant.T_READY], max(1, round(HOUR_S * scale / dt))),
+        peak_workers=int(trace[skip:, plant.T_READY].max()),
         days=days,
         series=series,
     )
 
 
-def _scale(want: int, ready_at: float, boots: npt.NDArray[np.float64], workers: npt.NDArray[np.int64]) -> None:
-    """Ask for or give back workers; those that have not booted go first."""
-    have = int(workers[0] + workers[2] - workers[1])
-    if want > have:
-        for _ in range(min(want - have, len(boots) - int(workers[2] - workers[1]))):
-            boots[int(workers[2]) % len(boots)] = ready_at
-            workers[2] += 1
-    elif want < have:
-        cancelled = min(have - want, int(workers[2] - workers[1]))
-        workers[2] -= cancelled
-        workers[0] -= have - want - cancelled
+def _weighted(
+    values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], shares: tuple[float, ...]
+) -> list[float]:
+    """Quantiles of `values` that count by `weights`."""
+    order = np.argsort(values)
+    reach = np.cumsum(weights[order])
+    if reach[-1] <= 0:
+        return [0.0 for _ in shares]
+    return [float(values[order[min(len(order) - 1, np.searchsorted(reach, s * reach[-1]))]]) for s in shares]
+
+
+def _correlation(load: npt.NDArray[np.float64], workers: npt.NDArray[np.float64], bins: int) -> float:
+    """Pearson's r of the means over `bins` steps each."""
+    n = len(load) // bins
+    if n < 3:
+        return float("nan")
+    a, b = (x[: n * bins].reshape(n, bins).mean(axis=1) for x in (load, workers))
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else float("nan")
 
 
 def _steps(
