@@ -208,7 +208,7 @@ class Engine:
         self.inbox = Inbox(
             self.catalogue,
             self.journal,
-            lambda adapter, position: self.host.acknowledge(adapter, position),  # noqa: PLW0108 -- the host comes after
+            lambda adapter, position, at: self.host.acknowledge(adapter, position, at),  # noqa: PLW0108 -- the host comes after
             self._on_event,
             self.quarantine,
             clock=self.clock,

@@ -222,10 +222,25 @@ class Host:
         self._thread = threading.Thread(target=self._control, name="iiot-adapters", daemon=True)
         self._thread.start()
 
-    def acknowledge(self, adapter: str, position: str) -> None:
-        """Everything up to `position` is durable. From any thread; returns at once, only the newest position is sent."""
+    def acknowledge(self, adapter: str, position: str, incarnation: int | None = None) -> None:
+        """Everything up to `position` is durable; returns at once, and only the newest position is sent.
+
+        From any thread, but one an adapter: positions are opaque, so the order of the calls is the only order there is.
+
+        Parameters
+        ----------
+        adapter, position
+            Whose, and what it said.
+        incarnation
+            Whom it came from, as in the `Delivery`. A position of a run before the present one is counted
+            (``adapter_stale_acks_total``) and goes no further: the present run began at an older one, sends those rows
+            again and would take the number for one of its own. None: of the present run.
+        """
         line = self._lines[adapter]
         with self._lock:
+            if incarnation is not None and incarnation < line.supervisor.incarnation:
+                self._metrics.count("adapter_stale_acks_total", adapter=adapter)
+                return
             line.position = position
             woken = line.unsent is not None
             line.unsent = position

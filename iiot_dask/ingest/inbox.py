@@ -89,7 +89,8 @@ class Inbox:
     catalogue, journal, quarantine
         Where tags, rows and the unusable go.
     acknowledge
-        Called with (adapter, position) from the journal's thread once the rows are durable; must return at once.
+        Called with (adapter, position, incarnation) from the journal's thread, in the order of the rows, once they are
+        durable; must return at once.
     on_event
         Called with (adapter, event) on the delivering thread.
     clock, metrics
@@ -102,7 +103,7 @@ class Inbox:
         self,
         catalogue: Catalogue,
         journal: Journal,
-        acknowledge: Callable[[str, str], None],
+        acknowledge: Callable[[str, str, int], None],
         on_event: Callable[[str, Event], None],
         quarantine: Quarantine,
         *,
@@ -224,7 +225,7 @@ class Inbox:
             if position is None:
                 return
             if self._sources[adapter].incarnation == incarnation:
-                self.acknowledge(adapter, position)
+                self.acknowledge(adapter, position, incarnation)
             else:
                 # The child that would understand this position is gone; its successor reads the rows again.
                 self.metrics.count("ingest_stale_acks_total", adapter=adapter)

@@ -50,6 +50,24 @@ def test_acknowledgements_coalesce_to_the_newest(rig):
     assert acks == sorted(acks)
 
 
+def test_a_position_of_the_run_before_never_reaches_its_successor(rig):
+    """Rows of a dead child can become durable while the next one is starting, before it has sent anything."""
+    r = rig(rows=10, total=10)
+    r.acknowledging = False
+    with r:
+        r.until(lambda: len(r.values) == 10)
+        r.host.acknowledge("n", "3", 0)
+        os.kill(r.status.pid, signal.SIGKILL)
+        r.until(lambda: r.status.incarnation == 1)
+        r.host.acknowledge("n", "10", 0)
+        r.until(lambda: r.values[10:])
+        r.host.acknowledge("n", "5", 1)
+        r.until(lambda: "ack 5" in r.notes())
+    assert [n for n in r.notes() if n.startswith(("open", "ack"))][-2:] == ["open 3", "ack 5"]
+    assert r.values == [*range(10), *range(3, 10)]
+    assert r.metrics.value("adapter_stale_acks_total", adapter="n") == 1
+
+
 def test_a_killed_child_goes_on_from_the_newest_acknowledged_position(rig):
     r = rig(rows=10)
     with r:

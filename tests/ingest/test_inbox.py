@@ -38,7 +38,7 @@ class Bench:
         self.inbox = Inbox(
             self.catalogue,
             journal,
-            lambda adapter, position: self.acks.put((adapter, position)),
+            lambda adapter, position, _incarnation: self.acks.put((adapter, position)),
             lambda adapter, event: self.events.append((adapter, event)),
             self.quarantine,
             clock=ManualClock(NOW_NS),
