@@ -235,7 +235,7 @@ def _table(
     assert n == len(blobs), "one set of blobs a row"
     no_good = head["good"] == 0
     no_tag = head["tag_id"] < 0
-    full = {**head, "check": layout.row_check(head), "format": np.full(n, layout.FORMAT, np.int32)}
+    full = {**head, "check": layout.row_check(head), "format": np.full(n, layout.ROW_FORMAT, np.int32)}
     columns: dict[str, Any] = {"kind": [kind] * n, "tag": list(tags) if tags is not None else [None] * n}
     for name in layout.HEAD[2:]:
         type_ = layout.COLUMNS.field(name).type

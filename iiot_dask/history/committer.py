@@ -190,7 +190,7 @@ class Committer:
         for entry in epoch.entries:
             self.history.store.check_size(entry.path, entry.size)
         actions = [delta.add(e.path, e.size, {"day": e.day, "shard": str(e.shard)}, e.stats) for e in epoch.entries]
-        if not self.history.log.commit(actions, transaction=(self.app_id, epoch.stop)):
+        if not self.history.log.commit(actions, transaction=(self.app_id, epoch.stop), stamp=self.clock.now_ns()):
             msg = f"committing epoch {epoch.first}..{epoch.stop} of {self.app_id!r}: other writers won every time"
             raise CapacityError(msg)
         for found in list(self._checkpoints.list()):

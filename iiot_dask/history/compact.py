@@ -127,7 +127,7 @@ class _Work:
         inputs = closure(wanted, files)
         outputs = _Outputs(history, max(level, *(f.level for f in inputs)), inputs, files, self.chunk_rows_min)
         tally = _Tally(sum(f.rows for f in inputs))
-        rows = history.index.rows([f.path for f in inputs], None, NS_MIN, NS_MAX)
+        rows = history.index.rows([f.path for f in inputs], None, NS_MIN, NS_MAX, {f.path: f.orders[1] for f in inputs})
         ids = np.arange(len(history.tags), dtype=np.int64)
         groups = plan(rows, ids, NS_MIN, NS_MAX, self.rows_max)
         for group, (columns, held) in in_order(groups, lambda g: (g, decode_counted(history.store, g)), ahead=1):

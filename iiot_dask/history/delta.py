@@ -9,22 +9,23 @@ log when another writer took it). Table properties of our own are refused, so th
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
 
-from iiot_dask.core.errors import CapacityError, ConfigError, DataError, VersionError, map_errors
+from iiot_dask.core.errors import CapacityError, ChecksumError, ConfigError, DataError, VersionError, map_errors
+from iiot_dask.history.logcheck import KEY, MASK, Note, entry_hash, note_of
 from iiot_dask.history.store import Store
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
     from deltalake.transaction import AddAction, RemoveAction
-
-    Action = AddAction | RemoveAction
 
 CHECKPOINT_COMMITS = 100
 """A checkpoint of the log is written every so many commits."""
@@ -32,20 +33,78 @@ LOG_RETENTION = "interval 6 hours"
 """How long single commits stay readable (time travel): a commit every 2 s makes 10,800 files in this time."""
 
 
+COMMITS_MAX = 100
+"""Tries of one commit while other writers keep taking the next version."""
+WAIT_S = 0.2
+"""Longest wait between two tries; each is a random share of a wait that grows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """A file to add: `size` in bytes, partition values as text, statistics in the form of the Delta protocol."""
+
+    path: str
+    size: int
+    partition: Mapping[str, str]
+    stats: Mapping[str, Any]
+    data_change: bool = True
+
+    def stamped(self, order: int) -> Add:
+        """The same file with another write order."""
+        stats = dict(self.stats)
+        for side in ("minValues", "maxValues"):
+            if "order" in stats[side]:
+                stats[side] = {**stats[side], "order": order}
+        return replace(self, stats=stats)
+
+    def hash(self) -> int:
+        """See `logcheck.entry_hash`."""
+        return entry_hash(self.path, self.size, self.partition, self.stats["minValues"], self.stats["maxValues"])
+
+    @property
+    def order(self) -> int:
+        """Its largest write order; 0 if it has none."""
+        return int(self.stats["maxValues"].get("order", 0))
+
+    def action(self) -> AddAction:
+        """As `deltalake` wants it."""
+        from deltalake.transaction import AddAction
+
+        now_ms = time.time_ns() // 1_000_000
+        return AddAction(
+            self.path, self.size, dict(self.partition), now_ms, self.data_change, json.dumps(dict(self.stats))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """A file to remove; `data_change` False: its rows live on in others of the same commit."""
+
+    path: str
+    size: int
+    partition: Mapping[str, str]
+    data_change: bool = False
+
+    def action(self) -> RemoveAction:
+        """As `deltalake` wants it."""
+        from deltalake.transaction import RemoveAction
+
+        return RemoveAction(self.path, self.data_change, time.time_ns() // 1_000_000, self.size, dict(self.partition))
+
+
+Action = Add | Remove
+
+
 def add(
     path: str, size: int, partition: Mapping[str, str], stats: Mapping[str, Any], *, data_change: bool = True
-) -> AddAction:
+) -> Add:
     """An action that adds a file (`size` in bytes)."""
-    from deltalake.transaction import AddAction
-
-    return AddAction(path, size, dict(partition), time.time_ns() // 1_000_000, data_change, json.dumps(dict(stats)))
+    return Add(path, size, partition, stats, data_change)
 
 
-def remove(path: str, size: int, partition: Mapping[str, str], *, data_change: bool = False) -> RemoveAction:
+def remove(path: str, size: int, partition: Mapping[str, str], *, data_change: bool = False) -> Remove:
     """An action that removes a file; `data_change` False: its rows live on in others of the same commit."""
-    from deltalake.transaction import RemoveAction
-
-    return RemoveAction(path, data_change, time.time_ns() // 1_000_000, size, dict(partition))
+    return Remove(path, size, partition, data_change)
 
 
 class Log:
@@ -89,6 +148,7 @@ class Log:
         self._partition_by = list(partition_by)
         self._lock = threading.RLock()
         self._files: tuple[int, pl.DataFrame] | None = None
+        self._hashes: dict[str, int] = {}
         self.table = self._open()
         self._check()
 
@@ -136,6 +196,7 @@ class Log:
         except (ValueError, KeyError, TypeError) as error:
             msg = f"{self.store.url!r} says {found.description!r} where its format version should be"
             raise DataError(msg) from error
+        self.found = version
         if version > self.format:
             msg = f"{self.store.url!r} is of format {version}; this program reads up to {self.format}: install a newer iiot-dask"
             raise VersionError(msg)
@@ -160,11 +221,20 @@ class Log:
                 self._lock,
                 map_errors({DeltaError: DataError, OSError: DataError}, f"reading the log of {self.store.url!r}"),
             ):
+                before = self.version
                 self.table.update_incremental()
+                if self.version != before:
+                    self._check()
         return self.version
 
     def files(self) -> pl.DataFrame:
-        """The files of the version last looked at: path, size_bytes, num_records, partition.*, min.*, max.*."""
+        """The files of the version last looked at: path, size_bytes, num_records, partition.*, min.*, max.*.
+
+        Raises
+        ------
+        ChecksumError
+            If they are not what the commit of this version says it left (see `logcheck`).
+        """
         with self._lock:
             if self._files is None or self._files[0] != self.version:
                 actions = pa.table(self.table.get_add_actions(flatten=True))
@@ -173,8 +243,54 @@ class Log:
                     if actions.num_rows
                     else pl.DataFrame({"path": pl.Series([], dtype=pl.String)})
                 )
+                self._hash(frame)
+                note = self._note()
+                if note is not None and note.state != self._state():
+                    msg = (
+                        f"the log of {self.store.url!r} is damaged: version {self.version} lists {frame.height} files that are "
+                        "not those its commit left"
+                    )
+                    raise ChecksumError(msg)
                 self._files = (self.version, frame)
             return self._files[1]
+
+    def _hash(self, frame: pl.DataFrame) -> None:
+        """Keep the hashes of the live entries; entries never change, so only new ones are computed."""
+        old = self._hashes
+        paths = frame["path"].to_list()
+        self._hashes = {path: old[path] for path in paths if path in old}
+        if len(self._hashes) == len(paths):
+            return
+        new = frame.filter(~pl.col("path").is_in(list(self._hashes)))
+        sides = {
+            side: [name for name in new.columns if name.startswith(side)] for side in ("partition.", "min.", "max.")
+        }
+        for row in new.iter_rows(named=True):
+            parts = ({n.removeprefix(side): row[n] for n in names} for side, names in sides.items())
+            self._hashes[row["path"]] = entry_hash(row["path"], row["size_bytes"], *parts)
+
+    def _state(self) -> int:
+        return sum(self._hashes.values()) & MASK
+
+    def _note(self) -> Note | None:
+        """What the commit of the version last looked at says of the table; None if it says nothing or is gone."""
+        try:
+            return note_of(self.store.get(f"_delta_log/{self.version:020d}.json").to_pybytes())
+        except ValueError as error:
+            # `DataError` (the file is gone: a checkpoint stands for it) is a `ValueError` too.
+            if isinstance(error, DataError):
+                return None
+            msg = f"the log of {self.store.url!r} is damaged: the commit of version {self.version} can not be read"
+            raise ChecksumError(msg) from error
+
+    def _now(self) -> Note:
+        """The note of this version, computed when its commit has none."""
+        note = self._note()
+        if note is not None:
+            return note
+        frame = self.files()
+        order = frame["max.order"].max() if "max.order" in frame.columns else 0
+        return Note(self._state(), int(order or 0))  # type: ignore[arg-type]
 
     def paths(self) -> list[str]:
         """Paths of the files, relative to the table."""
@@ -185,15 +301,28 @@ class Log:
         with self._lock:
             return self.table.transaction_version(app_id)
 
+    def last_order(self) -> int:
+        """Largest write order given up to the version last looked at; 0 in an empty table."""
+        with self._lock:
+            return self._now().order
+
+    def orders(self) -> dict[str, int]:
+        """Write order of every file, by path; rows of a file that was written later win."""
+        frame = self.files()
+        if not frame.height:
+            return {}
+        return dict(zip(frame["path"].to_list(), frame["max.order"].to_list(), strict=True))
+
     def commit(
         self,
         actions: Iterable[Action],
         *,
         transaction: tuple[str, int] | None = None,
+        stamp: int | None = None,
         exact: bool = False,
         metadata: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Commit actions as one version; False if another writer was first (nothing is changed then).
+        """Commit actions as one version, right after the one last looked at; False if other writers were first.
 
         Parameters
         ----------
@@ -201,8 +330,11 @@ class Log:
             What to add and remove.
         transaction
             (application id, version) to record.
+        stamp
+            Give the added files a write order above every one given before, and at least this (a time, ns); None: they keep
+            the one they have.
         exact
-            Only as the version right after the one last looked at. Otherwise up to 15 later ones are tried, which is
+            Try once. Otherwise, when another writer takes the next version, look and try again, up to `COMMITS_MAX` times:
             right for commits that only add.
         metadata
             Recorded in the commit, for people.
@@ -211,26 +343,79 @@ class Log:
         ------
         CapacityError
             If the storage refuses (full disk, permission).
+        ChecksumError
+            If the log is damaged.
         """
-        from deltalake.exceptions import CommitFailedError, DeltaError
-        from deltalake.transaction import CommitProperties, Transaction
-
         if self.at is not None:
             msg = f"{self.store.url!r} was opened at version {self.at}; only the newest version can be written to"
             raise ConfigError(msg)
+        given = list(actions)
+        with self._lock:
+            for attempt in range(1 if exact else COMMITS_MAX):
+                if attempt:
+                    # A random wait, so that writers who met once do not meet at every try.
+                    time.sleep(random.uniform(0, min(WAIT_S, 0.005 * 2**attempt)))
+                    self.refresh()
+                if self.found < self.format and not self._upgrade():
+                    continue
+                if self._try(given, transaction, stamp, metadata):
+                    return True
+        return False
+
+    def _try(
+        self,
+        given: Sequence[Action],
+        transaction: tuple[str, int] | None,
+        stamp: int | None,
+        metadata: Mapping[str, Any] | None,
+    ) -> bool:
+        from deltalake.transaction import CommitProperties, Transaction
+
+        now = self._now()
+        order = None if stamp is None else max(stamp, now.order + 1)
+        added = [a if order is None else a.stamped(order) for a in given if isinstance(a, Add)]
+        removed = [a for a in given if isinstance(a, Remove)]
+        state = now.state + sum(a.hash() for a in added)
+        if removed:
+            self.files()
+            if any(a.path not in self._hashes for a in removed):
+                return False
+            state -= sum(self._hashes[a.path] for a in removed)
+        note = Note(state & MASK, max([now.order, *(a.order for a in added)]))
         properties = CommitProperties(
-            custom_metadata=dict(metadata) if metadata else None,
-            max_commit_retries=0 if exact else 15,
+            custom_metadata={**(metadata or {}), KEY: note.text()},
+            max_commit_retries=0,
             app_transactions=[Transaction(*transaction)] if transaction else None,
         )
-        with (
-            self._lock,
-            map_errors({DeltaError: CapacityError, OSError: CapacityError}, f"committing to {self.store.url!r}"),
-        ):
+        return self._guarded(
+            lambda: self.table.create_write_transaction(
+                [a.action() for a in (*removed, *added)],
+                "append",
+                self.table.schema(),
+                self._partition_by,
+                commit_properties=properties,
+            )
+        )
+
+    def _upgrade(self) -> bool:
+        """Say in the log that the table is of this program's format, so that older programs refuse it; False if overtaken."""
+        from deltalake.transaction import CommitProperties
+
+        now = self._now()
+        properties = CommitProperties(custom_metadata={KEY: now.text()}, max_commit_retries=0)
+        text = json.dumps({**json.loads(self.table.metadata().description or "{}"), "format": self.format})
+        if not self._guarded(lambda: self.table.alter.set_table_description(text, commit_properties=properties)):
+            return False
+        self.refresh()
+        self._check()
+        return True
+
+    def _guarded(self, commit: Callable[[], None]) -> bool:
+        from deltalake.exceptions import CommitFailedError, DeltaError
+
+        with map_errors({DeltaError: CapacityError, OSError: CapacityError}, f"committing to {self.store.url!r}"):
             try:
-                self.table.create_write_transaction(
-                    list(actions), "append", self.table.schema(), self._partition_by, commit_properties=properties
-                )
+                commit()
             except CommitFailedError:
                 return False
         return True

@@ -135,23 +135,21 @@ class History:
         ids = self.tags.ensure(rows.names).astype(np.int64)
         columns = block.sort_rows(ids[rows.tag], rows.time, rows.value, rows.quality)
         name = f"append-{uuid.uuid4().hex}"
-        entries = block.write_columns(self.store, columns, name, shard=0, order=self.next_order())
+        entries = block.write_columns(self.store, columns, name, shard=0, order=self.clock.now_ns())
         version = self.add(entries)
         return Receipt(
             len(rows.time), sum(e.rows for e in entries), len(entries), sum(e.size for e in entries), version
         )
 
     def next_order(self) -> int:
-        """A write order above every one given or seen before, usually the time in ns."""
+        """A write order above every one given or seen before, usually the time in ns; a commit gives its own."""
         self.log.refresh()
         with self._lock:
-            files = self.log.files()
-            seen = int(files["max.order"].to_numpy().max()) if files.height else 0
-            self._order = max(self.clock.now_ns(), self._order + 1, seen + 1)
+            self._order = max(self.clock.now_ns(), self._order + 1, self.log.last_order() + 1)
             return self._order
 
     def add(self, entries: Sequence[FileEntry], transaction: tuple[str, int] | None = None) -> int:
-        """Commit written files; the table version now seen.
+        """Commit written files; the table version now seen. Their rows count as written after everything committed before.
 
         Raises
         ------
@@ -159,7 +157,8 @@ class History:
             If the storage refuses, or other writers win every time.
         """
         actions = [delta.add(e.path, e.size, {"day": e.day, "shard": str(e.shard)}, e.stats) for e in entries]
-        if not self.log.commit(actions, transaction=transaction):
+        self.log.refresh()
+        if not self.log.commit(actions, transaction=transaction, stamp=self.clock.now_ns()):
             msg = f"committing {len(entries)} files to {self.url!r}: other writers won every time"
             raise CapacityError(msg)
         return self.log.refresh()
@@ -246,7 +245,7 @@ class History:
             ids = bounds.ids(ids, self.tags.series)
         wanted = None if len(ids) == len(self.tags) else ids
         paths = prune(self.log.files(), wanted, start, last) if len(ids) else []
-        return self.index.rows(paths, wanted, start, last), ids
+        return self.index.rows(paths, wanted, start, last, self.log.orders()), ids
 
     def _frame(self, group: Group, columns: Sequence[str]) -> pl.DataFrame:
         tag, time, value, quality = decode_group(self.store, group)

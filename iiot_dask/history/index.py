@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,8 +95,18 @@ class Index:
                 self._rows -= len(self._cache.popitem(last=False)[1].head["count"])
         return found
 
-    def rows(self, paths: Iterable[str], ids: npt.NDArray[np.integer] | None, start: int, last: int) -> Rows:
-        """Rows of `paths` that may hold samples of `ids` (sorted; None: all tags) with ``start <= time <= last``."""
+    def rows(
+        self,
+        paths: Iterable[str],
+        ids: npt.NDArray[np.integer] | None,
+        start: int,
+        last: int,
+        orders: Mapping[str, int],
+    ) -> Rows:
+        """Rows of `paths` that may hold samples of `ids` (sorted; None: all tags) with ``start <= time <= last``.
+
+        `orders`: the write order of each path, from the log. The one in the file was written before the commit was made.
+        """
         files = [self.file(path) for path in paths]
         lengths = [len(f.head["count"]) for f in files]
         head = {
@@ -106,6 +116,7 @@ class Index:
             for name in (*INTS, *FLOATS)
         }
         file = np.repeat(np.arange(len(files)), lengths)
+        head["order"] = np.repeat(np.array([orders[f.path] for f in files], np.int64), lengths)
         row = np.concatenate([np.arange(n) for n in lengths] or [np.empty(0, np.int64)])
         keep = (head["end_ns"] >= start) & (head["start_ns"] <= last)
         if ids is not None:
@@ -186,10 +197,8 @@ def read_index(store: Store, path: str) -> FileIndex:
         msg = f"file {path!r} under {store.url!r} has columns {table.schema.names}; {list(layout.HEAD)} are wanted"
         raise SchemaError(msg)
     newest = max(table.column("format").to_pylist(), default=0)
-    if newest > layout.FORMAT:
-        msg = (
-            f"file {path!r} is of format {newest}; this program reads up to {layout.FORMAT}: install a newer iiot-dask"
-        )
+    if newest > layout.ROW_FORMAT:
+        msg = f"file {path!r} is of format {newest}; this program reads up to {layout.ROW_FORMAT}: install a newer iiot-dask"
         raise VersionError(msg)
     head = {name: _numbers(table, name, -1 if name == "tag_id" else 0) for name in INTS}
     head |= {name: _numbers(table, name, float("nan")) for name in FLOATS}
@@ -210,20 +219,27 @@ def _numbers(table: pa.Table, name: str, missing: float) -> npt.NDArray[Any]:
 
 
 def overlapping(rows: Rows) -> npt.NDArray[np.bool_]:
-    """Which rows are chunks whose samples no other row can hold: ``False`` = alone, ``True`` = must be merged.
+    """Which rows are chunks whose samples no other row can hold: ``False`` = alone, ``True`` = may have to be merged.
 
     Blocks are always ``True``: what tags they hold is known only after decoding. A chunk is ``True`` if another chunk of
     its tag, or any block with its tag in range, overlaps it in time.
     """
+    return _overlaps(rows, np.flatnonzero(rows.head["tag_id"] < 0))
+
+
+def overlap_of_chunks(rows: Rows) -> npt.NDArray[np.bool_]:
+    """The same, of chunks only and among themselves: no row is a block."""
+    return _overlaps(rows, np.empty(0, np.int64))
+
+
+def _overlaps(rows: Rows, blocks: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     head = rows.head
-    n = len(rows)
-    out = np.ones(n, np.bool_)
+    out = np.ones(len(rows), np.bool_)
     chunks = np.flatnonzero(head["tag_id"] >= 0)
     if not len(chunks):
         return out
     order = chunks[np.lexsort((head["start_ns"][chunks], head["tag_id"][chunks]))]
     tag, start, end = (np.ascontiguousarray(head[k][order]) for k in ("tag_id", "start_ns", "end_ns"))
-    blocks = np.flatnonzero(head["tag_id"] < 0)
     low, high, begin, stop = (
         np.ascontiguousarray(head[k][blocks]) for k in ("tag_min", "tag_max", "start_ns", "end_ns")
     )

@@ -23,8 +23,11 @@ import pyarrow as pa
 
 from iiot_dask.core.errors import ConfigError, DataError
 
-FORMAT = 1
-"""Version of the table this program writes; a table of a newer one is refused."""
+FORMAT = 2
+"""Version of the table this program writes; a table of a newer one is refused, one of an older one is raised at the first
+write. 1: the beginning. 2: commits carry a note (`logcheck`), the write order is given by the commit, roll-up rows."""
+ROW_FORMAT = 1
+"""Version of the rows of blocks and chunks."""
 
 TABLE_NAME = "iiot_dask.history"
 DAY_NS = 86_400 * 10**9

@@ -329,9 +329,9 @@ def test_a_newer_history_is_refused_in_one_sentence(tmp_path) -> None:
 
 
 def test_a_newer_row_is_refused(history: History, monkeypatch) -> None:
-    monkeypatch.setattr(layout, "FORMAT", 2)
+    monkeypatch.setattr(layout, "ROW_FORMAT", 2)
     history.append(samples([("a", 1, 1.0)]))
-    monkeypatch.setattr(layout, "FORMAT", 1)
+    monkeypatch.setattr(layout, "ROW_FORMAT", 1)
     with pytest.raises(VersionError, match="format 2"):
         history.scan().collect()
 
