@@ -12,7 +12,7 @@ from iiot_dask.core.errors import ConfigError
 from . import frames
 from .options import Options
 from .session import Settings
-from .topics import Route
+from .topics import Route, subscriptions
 
 SCHEMES: dict[str, tuple[int, bool]] = {
     "mqtt": (1883, False),
@@ -91,7 +91,7 @@ def settings(context: Context, options: Options, routes: tuple[Route, ...]) -> S
     if config.password is not None and config.username is None:
         msg = f"adapter {config.name!r} has a password and no username"
         raise ConfigError(msg)
-    filters = dict.fromkeys(route.topic.filter for route in routes)
+    filters = subscriptions([route.topic.filter for route in routes])
     return Settings(
         host=host,
         port=port,

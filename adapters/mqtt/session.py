@@ -9,7 +9,7 @@ Rules of this file:
 - One thread runs the socket; notices and publications are bounded deques, the inbox has its own lock.
 
 Private names of paho used here (`_in_packet`, `_packet_handle`, `_packet_queue`, `_loop_rc_handle`, `_ping_t`,
-`_last_bytes_received`) are those of 2.2.0, which pyproject.toml pins.
+`_last_bytes_received`, `_ssl_wrap_socket`) are those of 2.2.0, which pyproject.toml pins.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from iiot_dask.core.clock import Clock
 
-from .inbox import Inbox, Taken
+from .inbox import READ_BYTES, Inbox, Taken
 
 NOTICES_MAX = 1_000
 PUBLICATIONS_MAX = 1_000
@@ -50,6 +50,9 @@ _TAKEN_OVER = 0x8E
 _PUBREL, _PUBCOMP = 6, 0x70
 _IDLE_S = 1.0
 _READS_MAX = 16
+_LEAVE_S = 3.0
+"""Longest wait for the broker to close the connection after our DISCONNECT."""
+_DISCONNECT = b"\xe0\x00"
 
 NoticeKind = Literal["connected", "disconnected", "rejected", "info"]
 
@@ -105,6 +108,18 @@ class _Client(paho.Client):
 
     why = ""
 
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        """The TLS handshake. paho's own leaves the socket of a failed one open until the collector finds it."""
+        context: ssl.SSLContext = self._ssl_context  # type: ignore[assignment]  # set, or TLS would not be asked for
+        secured = context.wrap_socket(tcp_sock, server_hostname=self._host, do_handshake_on_connect=False)
+        try:
+            secured.settimeout(self._connect_timeout)
+            secured.do_handshake()
+        except BaseException:
+            secured.close()
+            raise
+        return secured
+
     def feed(self, command: int, body: bytes) -> int:
         """Handle one packet that is not a PUBLISH; `body` is what follows the remaining length."""
         incoming = self._in_packet
@@ -127,8 +142,8 @@ class _Client(paho.Client):
         self._ping_t = 0.0
 
     def send(self, packets: bytes) -> None:
-        """Queue packets that are bytes already."""
-        self._packet_queue(packets[0], packets, 0, 0)
+        """Queue packets that are bytes already; paho is not told what they are, so it acts on none of them."""
+        self._packet_queue(0, packets, 0, 0)
 
     def fail(self, rc: int, why: str = "") -> None:
         """Drop the connection and tell the callbacks, which find the reason in `why`."""
@@ -314,6 +329,9 @@ class Session:
                 }
                 if self._wake_r in ready:
                     self._commands()
+                if self._closing.is_set():
+                    self._leave(sock)
+                    return
                 if self.inbox.full:
                     self._resume()
                 elif self._more or ready.get(sock, 0) & selectors.EVENT_READ:
@@ -350,8 +368,28 @@ class Session:
         while self._online and self._publications:
             topic, payload, qos = self._publications.popleft()
             self._client.publish(topic, payload, qos)
-        if self._closing.is_set():
-            self._client.disconnect()
+
+    def _leave(self, sock: Any) -> None:
+        """Say DISCONNECT and wait, not for ever, until the broker closes.
+
+        Closing first would reset the connection when the broker sends anything more (PUBREL for our PUBREC, a message), and
+        a reset makes it forget acknowledgements it has received and not yet read. What comes meanwhile comes again later.
+        """
+        client = self._client
+        deadline = self.clock.monotonic_ns() + round(_LEAVE_S * 1e9)
+        if self._online:
+            client.send(_DISCONNECT)
+        with selectors.DefaultSelector() as selector, contextlib.suppress(OSError):
+            selector.register(sock, selectors.EVENT_READ)
+            while self._online and (left := deadline - self.clock.monotonic_ns()) > 0:
+                selector.modify(sock, selectors.EVENT_READ | (selectors.EVENT_WRITE if client.want_write() else 0))
+                selector.select(left / 1e9)
+                if client.want_write():
+                    client.loop_write()
+                with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    if client.socket() is not sock or not sock.recv(READ_BYTES):
+                        break
+        client.fail(MQTTErrorCode.MQTT_ERR_CONN_LOST)
 
     def _acknowledge(self) -> None:
         if self._online:

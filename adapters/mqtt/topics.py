@@ -100,6 +100,42 @@ class Route:
         return check_tag(self.fill(found))
 
 
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every topic that matches filter `narrow` matches filter `wide`; shared subscriptions cover nothing else.
+
+    Examples
+    --------
+    >>> covers("#", "m/+/#"), covers("m/+/t", "m/a/t"), covers("m/a/t", "m/+/t"), covers("m/#", "m"), covers("#", "$SYS/#")
+    (True, True, False, True, False)
+    """
+    if "$share/" in (wide[:7], narrow[:7]):
+        return wide == narrow
+    a, b = wide.split("/"), narrow.split("/")
+    if b[0].startswith("$") and a[0] in ("+", "#"):
+        return False
+    for k, level in enumerate(a):
+        if level == "#":
+            return True
+        if k == len(b) or b[k] == "#" or (level != "+" and level != b[k]):
+            return False
+    return len(a) == len(b)
+
+
+def subscriptions(filters: Sequence[str]) -> tuple[str, ...]:
+    """What to ask a broker for so that it sends what any of the filters takes: those no other one covers.
+
+    A broker may send a message once for every subscription that matches it (MQTT 5.0, 3.3.4), and routes are matched here
+    anyway.
+
+    Examples
+    --------
+    >>> subscriptions(["m/+/#", "#", "m/+/#", "$share/g/m/a"])
+    ('#', '$share/g/m/a')
+    """
+    found = list(dict.fromkeys(filters))
+    return tuple(f for f in found if not any(other != f and covers(other, f) for other in found))
+
+
 def device(tag: str) -> str:
     """The node a tag hangs from: its path without the last level.
 

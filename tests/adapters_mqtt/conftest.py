@@ -35,8 +35,12 @@ def wait_for(condition, what, timeout_s=DEADLINE_S):
         time.sleep(0.005)
 
 
+SAVED = "autosave_interval 1\nautosave_on_changes true"
+"""mosquitto settings: the store is written after every change, so SIGKILL costs nothing. Slow: the whole store each time."""
+
+
 class Mosquitto:
-    """mosquitto with its own configuration and store; `stop`, `kill` and `start` again keep port and store."""
+    """mosquitto with its own configuration and store; `stop` and `start` again keep port and store."""
 
     def __init__(self, directory, extra=""):
         self.directory = directory
@@ -51,8 +55,8 @@ class Mosquitto:
         plain = f"listener {self.port} 127.0.0.1\n{self.extra}"
         listener = self.extra.replace("{port}", str(self.port)) if "listener" in self.extra else plain
         config.write_text(
-            f"{listener}\nuser root\npersistence true\npersistence_location {store}/\nautosave_interval 1\n"
-            "autosave_on_changes true\nmax_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n"
+            f"{listener}\nuser root\npersistence true\npersistence_location {store}/\n"
+            "max_queued_messages 0\nmax_inflight_messages 0\nset_tcp_nodelay true\n"
             + ("" if "allow_anonymous" in self.extra else "allow_anonymous true\n")
         )
         log = (self.directory / "mosquitto.log").open("ab")
@@ -138,26 +142,35 @@ def amqtt():
 
 
 class Publisher:
-    """paho in its own thread; `publish` waits for nothing, `flush` for everything."""
+    """paho in its own thread; `publish` waits for nothing, `flush` for everything.
+
+    What the broker confirmed is counted by `on_publish`, and not asked of paho's message objects: those remember for
+    ever that a message could not be sent at its first try, although it was sent after the reconnection.
+    """
 
     def __init__(self, port, client_id="publisher", version=paho.MQTTv311, **will):
         self.client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=client_id, protocol=version)
         self.client.max_inflight_messages_set(1000)
         if will:
             self.client.will_set(**will)
+        self.client.reconnect_delay_set(0.2, 0.2)
+        self.client.on_publish = self._count
+        self.sent = self.confirmed = 0
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
         wait_for(self.client.is_connected, "the publisher to connect")
-        self.sent = []
+
+    def _count(self, *_what):
+        self.confirmed += 1  # one thread, paho's, counts
 
     def publish(self, topic, payload, qos=1, retain=False):
-        self.sent.append(self.client.publish(topic, payload, qos, retain))
+        info = self.client.publish(topic, payload, qos, retain)
+        assert info.rc in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_NO_CONN), paho.error_string(info.rc)
+        assert qos or info.rc == paho.MQTT_ERR_SUCCESS, "QoS 0 while there is no connection is lost at once"
+        self.sent += 1
 
     def flush(self):
-        for info in self.sent:
-            info.wait_for_publish(DEADLINE_S)
-            assert info.is_published()
-        self.sent.clear()
+        wait_for(lambda: self.confirmed >= self.sent, "the broker to confirm every message")
 
     def close(self):
         self.client.disconnect()
