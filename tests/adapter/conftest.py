@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -55,6 +56,12 @@ def wait_until():
 @pytest.fixture
 def quick():
     return QUICK
+
+
+@pytest.fixture
+def patient():
+    """One fault is enough: the restart would only cost a process."""
+    return replace(QUICK, first_ns=3_600_000_000_000, cap_ns=3_600_000_000_000)
 
 
 class Rig:
