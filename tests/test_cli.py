@@ -157,3 +157,10 @@ def test_help_stays_light(tmp_path):
     assert done.stderr.strip() == "[]"
     for command in ("demo", "run", "check", "adapters", "query", "history", "incidents", "dashboard"):
         assert "Example" in run(command, "--help", cwd=tmp_path).stdout
+
+
+def test_bench_lists_what_there_is(tmp_path):
+    done = run("bench", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {"codec", "history", "ingest"} <= set(done.stdout.split("benchmarks: ")[1].replace(",", " ").split())
+    assert run("bench", "cdoec", cwd=tmp_path).returncode == 2
