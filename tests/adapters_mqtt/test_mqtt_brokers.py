@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -81,35 +82,36 @@ def test_what_was_not_acknowledged_comes_again_and_what_was_does_not(mosquitto, 
     assert third.values() == [100]
 
 
+@pytest.mark.parametrize("part", [200, pytest.param(1500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("qos", [1, 2])
-def test_a_broker_that_dies_and_comes_back_costs_nothing(make_mosquitto, publisher, how, qos):
+def test_a_broker_that_dies_and_comes_back_costs_nothing(make_mosquitto, publisher, how, qos, part):
     """The publisher keeps what the broker did not confirm, the broker what we did not: every message, once."""
-    mosquitto = make_mosquitto(SAVED)
+    mosquitto = make_mosquitto(SAVED if how == signal.SIGKILL else "")
     given = context(mosquitto.port, qos=qos, options={"reconnect_max": "200ms"})
 
     async def run():
         reader = Reader(given)
         await reader.online()
         sender = publisher(mosquitto.port)
-        for part in range(3):
-            for k in range(part * 500, part * 500 + 500):
+        for first in range(0, 3 * part, part):
+            for k in range(first, first + part):
                 sender.publish(f"f/press{k % 3}/t", payload(k), qos)
-            await reader.read_until(lambda r, want=part * 500 + 100: len(r) >= want)
+            await reader.read_until(lambda r, want=first + part // 5: len(r) >= want)
             if how == signal.SIGKILL:
                 # Its store is written on every change (autosave_on_changes); messages sent after the last are the
                 # publisher's to repeat.
                 await asyncio.to_thread(sender.flush)
             await asyncio.to_thread(mosquitto.stop, how)
             await asyncio.to_thread(mosquitto.start)
-        await reader.read_until(lambda r: len(set(r.values())) >= 1500)
+        await reader.read_until(lambda r: len(set(r.values())) >= 3 * part)
         await asyncio.to_thread(sender.flush)
         await reader.adapter.close()
         return reader
 
     reader = asyncio.run(run())
-    assert set(reader.values()) == set(range(1500))
-    assert {row[1] // 10**6 - 1_700_000_000_000 for row in reader.rows} == set(range(1500))
+    assert set(reader.values()) == set(range(3 * part))
+    assert {row[1] // 10**6 - 1_700_000_000_000 for row in reader.rows} == set(range(3 * part))
     assert "disconnected" in reader.kinds()
 
 
@@ -142,21 +144,17 @@ def victim(port, out, every, die_after):
     return subprocess.Popen([str(part) for part in command], start_new_session=True)
 
 
-def test_our_own_death_at_any_moment_loses_nothing(mosquitto, publisher, tmp_path):
-    """kill -9 of the adapter's process between disk and acknowledgement, three times: the union of its files is complete."""
+@pytest.mark.parametrize("deaths", [(700,), pytest.param((700, 1, 1500), marks=pytest.mark.slow)])
+def test_our_own_death_at_any_moment_loses_nothing(mosquitto, publisher, tmp_path, deaths):
+    """kill -9 of the adapter's process between disk and acknowledgement: the union of what its lives wrote is complete."""
     out = tmp_path / "rows"
     out.touch()
-    process = victim(mosquitto.port, out, 1, 0)
-    wait_for(
-        lambda: "iiot-dask-victim" in mosquitto.log() and "SUBACK to iiot-dask-victim" in mosquitto.log(), "the adapter"
-    )
-    process.kill()
-    process.wait()
+    asyncio.run(subscribe_only(context(mosquitto.port, name="victim")))
     sender = publisher(mosquitto.port)
     for k in range(3000):
         sender.publish(f"f/press{k % 5}/t", payload(k))
     sender.flush()
-    for die_after in (700, 1, 1500):
+    for die_after in deaths:
         process = victim(mosquitto.port, out, 300, die_after)
         assert process.wait(DEADLINE_S) == -signal.SIGKILL
     process = victim(mosquitto.port, out, 1, 0)
@@ -170,7 +168,8 @@ def test_our_own_death_at_any_moment_loses_nothing(mosquitto, publisher, tmp_pat
     assert len(rows) > 3000, "something must have come twice, or nothing was at stake"
 
 
-def test_a_flood_waits_in_the_broker_not_in_us(mosquitto, publisher):
+@pytest.mark.parametrize("messages", [8_000, pytest.param(60_000, marks=pytest.mark.slow)])
+def test_a_flood_waits_in_the_broker_not_in_us(mosquitto, publisher, messages):
     """A small inbox and a reader that does not read: the adapter stops, nothing is lost, memory stays put."""
     given = context(mosquitto.port, options={"inbox_messages": 1000, "inbox_bytes": 1 << 16, "payload_bytes_max": 1024})
 
@@ -178,18 +177,18 @@ def test_a_flood_waits_in_the_broker_not_in_us(mosquitto, publisher):
         reader = Reader(given)
         await reader.online()
         sender = publisher(mosquitto.port)
-        for k in range(30_000):
+        for k in range(messages):
             sender.publish(f"f/press{k % 3}/t", payload(k))
         inbox = reader.adapter._session.inbox
         await asyncio.to_thread(wait_for, lambda: inbox.full, "the inbox to fill")
         await asyncio.to_thread(sender.flush)
         assert inbox.held <= 1000
-        await reader.read_until(lambda r: len(r) >= 30_000)
+        await reader.read_until(lambda r: len(r) >= messages)
         await reader.adapter.close()
         return reader, inbox
 
     reader, inbox = asyncio.run(run())
-    assert sorted(reader.values()) == list(range(30_000))
+    assert sorted(reader.values()) == list(range(messages))
     assert inbox.stops > 5
     assert sum(len(arena.data) for arena in inbox._arenas) < 1 << 20
     assert reader.kinds() == ["connected"]
@@ -430,13 +429,25 @@ def test_amqtt_delivers_too(amqtt, publisher):
 
 
 def test_the_contract_is_kept(mosquitto, publisher, tmp_path):
-    sender = publisher(mosquitto.port)
+    """The source sends as long as the contract is tried out, as a plant does."""
     given = context(mosquitto.port)
     asyncio.run(subscribe_only(given))
-    for k in range(50):
-        sender.publish("f/a/b", b'{"v":%d,"ts":%d}' % (k, time.time_ns() // 10**6))
-    sender.flush()
-    assert AdapterContract(MqttAdapter, given.config, tmp_path, rows=50).run() == []
+    sender, stop = publisher(mosquitto.port), threading.Event()
+
+    def send():
+        k = 0
+        while not stop.wait(0.002):
+            sender.publish("f/a/b", b'{"v":%d,"ts":%d}' % (k, time.time_ns() // 10**6))
+            k += 1
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        found = AdapterContract(MqttAdapter, given.config, tmp_path, rows=50).run()
+    finally:
+        stop.set()
+        thread.join()
+    assert found == []
 
 
 async def subscribe_only(given):

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from iiot_dask_adapters.mqtt import frames
 from iiot_dask_adapters.mqtt.inbox import Inbox
 from iiot_dask_adapters.mqtt.warm import publish
+
+from tests.adapters_mqtt.fuzz import fuzz
 
 FRAME_MAX = 1 << 16
 
@@ -122,8 +123,7 @@ def streams(draw, version):
     return b"".join(parts)
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.data(), st.sampled_from([3, 5]), st.sampled_from([1, 2, 7, 1000, 1 << 30]))
+@fuzz(50, st.data(), st.sampled_from([3, 5]), st.sampled_from([1, 2, 7, 1000, 1 << 30]))
 def test_any_stream_in_any_pieces_reads_as_by_the_naive_twin(data, version, piece):
     raw = data.draw(streams(version))
     if len(raw) > 3_000 and piece < 7:
@@ -135,8 +135,7 @@ def test_any_stream_in_any_pieces_reads_as_by_the_naive_twin(data, version, piec
     assert bool(got[2]) == bool(want[2])
 
 
-@settings(max_examples=600, deadline=None)
-@given(st.data(), st.sampled_from([3, 5]))
+@fuzz(200, st.data(), st.sampled_from([3, 5]))
 def test_any_damage_is_told_as_by_the_naive_twin(data, version):
     raw = bytearray(data.draw(streams(version)))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -314,8 +313,7 @@ def test_all_packet_ids_at_once():
     assert raw[-4:].hex() == "4002ffff"
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.data())
+@fuzz(20, st.data())
 def test_random_lives_of_a_session_lose_nothing_and_double_nothing(data):
     """A model broker with QoS 1, and connections that end at any moment: every message is handed over exactly once."""
     inbox = make(messages=8)

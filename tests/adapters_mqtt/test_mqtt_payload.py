@@ -7,13 +7,14 @@ from decimal import Decimal
 import numpy as np
 import orjson
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example
 from hypothesis import strategies as st
 from iiot_dask_adapters.mqtt import json_scan, payload
 from iiot_dask_adapters.mqtt.json_scan import Path
 
 from iiot_dask.core.config import Topic
 from iiot_dask.core.quality import Quality
+from tests.adapters_mqtt.fuzz import fuzz
 
 RECEIVED = 10**18
 ABSENT = object()
@@ -103,8 +104,8 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None)
-@given(
+@fuzz(
+    100,
     trees,
     st.booleans(),
     st.sampled_from(["v", "", "a.v", "a.0.v", "0", "é", "v.v"]),
@@ -116,8 +117,7 @@ def test_any_document_reads_as_by_orjson(tree, ascii_only, value, time):
     agree(json.dumps(tree, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"), value, time)
 
 
-@settings(max_examples=400, deadline=None)
-@given(trees, st.data())
+@fuzz(100, trees, st.data())
 def test_any_damage_is_told_as_by_orjson(tree, data):
     document = bytearray(json.dumps(tree, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -136,8 +136,7 @@ def test_any_damage_is_told_as_by_orjson(tree, data):
     agree(bytes(document))
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=12))
+@fuzz(75, st.binary(max_size=12))
 def test_any_bytes_are_told_as_by_orjson(document):
     agree(document, "", "")
 
@@ -185,8 +184,7 @@ def test_damage_after_both_fields_is_still_damage():
     assert decode([b'{"v":1,"ts":2', b'{"v":1,"ts":2}}', b'{"v":1,"ts":2,"x":"\xff"}']).outcome.tolist() == [1, 1, 1]
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.integers(-(2**62), 2**62), st.integers(0, 9), st.sampled_from(["s", "ms", "us", "ns"]))
+@fuzz(75, st.integers(-(2**62), 2**62), st.integers(0, 9), st.sampled_from(["s", "ms", "us", "ns"]))
 def test_times_are_exact_to_the_last_nanosecond(digits, places, unit):
     text = f"{Decimal(digits).scaleb(-places):f}".encode()
     agree(b'{"v":1,"ts":' + text + b"}", unit=unit)
@@ -228,8 +226,7 @@ def test_a_text_that_is_no_time_is_replaced_by_the_receive_time(text):
     assert columns.quality[0] == Quality.UNCERTAIN_TIME_REPLACED
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.datetimes(datetime(1700, 1, 1), datetime(2250, 1, 1)), st.integers(-23 * 60, 23 * 60))  # noqa: DTZ001
+@fuzz(50, st.datetimes(datetime(1700, 1, 1), datetime(2250, 1, 1)), st.integers(-23 * 60, 23 * 60))  # noqa: DTZ001
 def test_iso_times_as_by_datetime(moment, east):
     text = (
         moment.isoformat(timespec="microseconds")
@@ -240,8 +237,9 @@ def test_iso_times_as_by_datetime(moment, east):
     assert decode([b'{"v":1,"ts":"%s"}' % text.encode()], unit="iso").time[0] == ns
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["%r", "%.17g", " %.6f\n", "%+e", "00%.25f"]))
+@fuzz(
+    75, st.floats(allow_nan=False, allow_infinity=False), st.sampled_from(["%r", "%.17g", " %.6f\n", "%+e", "00%.25f"])
+)
 def test_raw_numbers_read_as_by_python(number, form):
     text = form % number
     if text.startswith("00-"):

@@ -4,12 +4,13 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example
 from hypothesis import strategies as st
 from iiot_dask_adapters.mqtt import sparkplug_scan as scan
 
 from iiot_dask.core import sparkplug_b as spb
 from iiot_dask.core.errors import DataError
+from tests.adapters_mqtt.fuzz import fuzz
 
 NUMBERS = (spb.DataType.INT8, spb.DataType.INT16, spb.DataType.INT32, spb.DataType.INT64, spb.DataType.UINT32,
            spb.DataType.UINT64, spb.DataType.FLOAT, spb.DataType.DOUBLE, spb.DataType.BOOLEAN)  # fmt: skip
@@ -115,14 +116,12 @@ def payloads(draw):
     return p.SerializeToString()
 
 
-@settings(max_examples=1000, deadline=None)
-@given(payloads())
+@fuzz(125, payloads())
 def test_any_payload_reads_as_by_protobuf(payload):
     agree(payload)
 
 
-@settings(max_examples=1500, deadline=None)
-@given(payloads(), st.data())
+@fuzz(187, payloads(), st.data())
 def test_any_damage_is_told_as_by_protobuf(payload, data):
     raw = bytearray(payload)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -140,8 +139,7 @@ def test_any_damage_is_told_as_by_protobuf(payload, data):
     agree(bytes(raw))
 
 
-@settings(max_examples=1000, deadline=None)
-@given(st.binary(max_size=30))
+@fuzz(125, st.binary(max_size=30))
 @example(b"\x0b\x0c")  # an empty group
 @example(b"\x12\x04\x0b\x08\x01\x0c")
 @example(b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02")  # a varint past 64 bits
