@@ -5,7 +5,7 @@ of one tag or (with `starts`) of many tags behind each other. Every blob describ
 id, the count and a checksum. One id is one byte format for ever.
 """
 
-from iiot_dask.codec.archive import Remembered
+from iiot_dask.codec.choice import Choices, Remembered
 from iiot_dask.codec.chunk import decode, encode
 from iiot_dask.codec.codes import decode_codes, encode_codes
 from iiot_dask.codec.parts import Reached
@@ -15,6 +15,7 @@ from iiot_dask.codec.values import decode_values, encode_values, reached
 from iiot_dask.codec.warm import warm
 
 __all__ = [
+    "Choices",
     "Precision",
     "Reached",
     "Remembered",

@@ -6,142 +6,45 @@
 `VALUES_PCO`:      a pcodec file of the floats
 `VALUES_PARTS`:    number of parts, then size and value blob of each: columns whose format changes half way
 
-The choice for one tag is remembered (`Remembered`) and examined again now and then, or when its blobs grow.
+The choice for one tag is remembered (`choice`) and examined again now and then, or when its blobs grow.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 import numpy as np
 
 from iiot_dask.codec import ints
-from iiot_dask.codec.bits import Bytes, Floats, Ints, kernel
+from iiot_dask.codec.bits import Bytes, Floats, Ints
+from iiot_dask.codec.choice import Memory
 from iiot_dask.codec.correction import dump_corrections, load_corrections
 from iiot_dask.codec.frame import Frame, Kind, seal
-from iiot_dask.codec.grid import BITS64, bits_to_grid, read_misses
-from iiot_dask.codec.lattice import from_lattice, has_param, to_lattice
+from iiot_dask.codec.grid import read_misses
+from iiot_dask.codec.lattice import from_lattice, has_param
+from iiot_dask.codec.numbers import Numbers, Proposal, to_numbers
 from iiot_dask.codec.parts import REPORT, Reached, dump_misses, get_part, load_misses, put_part
 from iiot_dask.codec.pco import pco_encode, pco_floats
-from iiot_dask.codec.predict import best_fixed
-from iiot_dask.codec.steps import Proposal, propose, sample_of
+from iiot_dask.codec.search import PLAIN, best_proposal, find_change
 from iiot_dask.core.errors import CodecError
 
-SAMPLE = 2048
-PLAIN: Proposal = (BITS64, 1.0)
-_MISS_BITS = 88.0
-_SPLIT_MIN = 1024
 _SPLIT_BITS = 16.0  # below, two formats in one column could not save much
-_PCO_BITS = 16.0
-_EXAMINE_EVERY = 32
-_WORSE = 1.10
+_PCO_BITS = 11.0  # of the estimate, which leaves out what the spread of the residuals costs
+_CLOSE = 1.03  # estimates nearer than this are settled by writing both
 _F64 = struct.Struct("<d")
 
 
-@dataclass(slots=True)
-class Remembered:
-    """What was best for the last chunk of a tag: keep one a tag and hand it to each of its chunks in turn.
-
-    Attributes
-    ----------
-    proposal
-        Grid byte and parameter; None = nothing chosen yet.
-    codec
-        Integer codec id; 0 = the floats go to pcodec.
-    bits
-        Bits a value when it was chosen.
-    uses
-        Chunks since then.
-    """
-
-    proposal: Proposal | None = None
-    codec: int = 0
-    bits: float = 0.0
-    uses: int = 0
-
-    def usable(self) -> bool:
-        """Whether the choice stands, or has to be examined again."""
-        return self.proposal is not None and self.uses < _EXAMINE_EVERY
-
-    def choose(self, proposal: Proposal, codec: int, bits: float) -> None:
-        """Note a fresh choice and the bits a value it gave."""
-        self.proposal, self.codec, self.bits, self.uses = proposal, codec, bits, 0
-
-    def used(self, bits: float) -> bool:
-        """Count a use; False when the blob grew so much that the choice should be examined at once."""
-        self.uses += 1
-        return bits <= self.bits * _WORSE + 0.1
-
-
-def to_numbers(x: Floats, proposal: Proposal) -> tuple[Ints, Ints, Bytes, int]:
-    """(grid numbers, corrections, exceptions, number of exceptions) of x on one grid."""
-    n = len(x)
-    k, c, miss = np.empty(n, np.int64), np.zeros(n, np.int64), np.empty(n, np.uint8)
-    if proposal[0] == BITS64:
-        bits_to_grid(x, 0, n, k, miss)
-        return k, c, miss, 0
-    misses, _ = to_lattice(x, proposal[0], proposal[1], k, c, miss)
-    return k, c, miss, misses
-
-
-@kernel
-def fixed_bits(k: Ints) -> float:
-    """Estimated bits a number under the best fixed predictor."""
-    return best_fixed(k)[1]  # type: ignore[no-any-return]
-
-
-def measure(x: Floats, proposal: Proposal) -> float:
-    """Estimated bits a value of a sample on one grid, exceptions and corrections included."""
-    k, c, _, misses = to_numbers(x, proposal)
-    bits = fixed_bits(k.view(np.uint64)) + misses * _MISS_BITS / len(x)
-    return bits + (fixed_bits(c.view(np.uint64)) if c.any() else 0.0)
-
-
-def best_proposal(x: Floats) -> tuple[Proposal, float]:
-    """The cheapest grid for x and its estimated bits a value, judged on a sample."""
-    sample = sample_of(x, SAMPLE)
-    if len(sample) < 2:
-        return PLAIN, 64.0
-    costs = [(measure(sample, proposal), at, proposal) for at, proposal in enumerate(dict.fromkeys(propose(sample)))]
-    bits, _, proposal = min(costs)
-    return proposal, bits
-
-
-def find_change(x: Floats) -> int:
-    """Row where the format of the numbers changes; 0 = it does not. Ends are compared, the change found by halving."""
-    n = len(x)
-    size = _SPLIT_MIN // 2
-    if n < 2 * _SPLIT_MIN:
-        return 0
-    head, before = best_proposal(x[:size])
-    tail, after = best_proposal(x[-size:])
-    if head == tail or max(before, after) < 4.0:
-        return 0
-    if measure(x[-size:], head) < after * 1.05 + 0.5 or measure(x[:size], tail) < before * 1.05 + 0.5:
-        return 0
-    low, high = 0, n - size
-    while high - low > size:
-        middle = (low + high) // 2
-        piece = x[middle : middle + size]
-        if measure(piece, head) <= measure(piece, tail):
-            low = middle
-        else:
-            high = middle
-    return low + size
-
-
-def encode_archive(x: Floats, remembered: Remembered | None = None) -> bytes:
+def encode_archive(x: Floats, memory: Memory | None = None) -> bytes:
     """The smallest blob of one tag's values, bit for bit.
 
     Parameters
     ----------
     x
         float64, shape (n,), n > 0.
-    remembered
+    memory
         The tag's choice, read and updated.
     """
-    memory = Remembered() if remembered is None else remembered
+    memory = Memory() if memory is None else memory
     if memory.usable():
         blob = _encode_as(x, memory.proposal or PLAIN, memory.codec)
         if blob is not None and memory.used(8 * len(blob) / len(x)):
@@ -149,40 +52,68 @@ def encode_archive(x: Floats, remembered: Remembered | None = None) -> bytes:
     choice = best_proposal(x)
     cut = find_change(x) if choice[1] > _SPLIT_BITS else 0
     if cut:
-        memory.proposal = None
         out = bytearray()
-        for part, kept in ((x[:cut].copy(), Remembered()), (x[cut:].copy(), memory)):
-            put_part(out, _examine(part, best_proposal(part), kept))
+        for part in (x[:cut].copy(), x[cut:].copy()):
+            put_part(out, _examine(part, best_proposal(part), memory))
+        # What was chosen for the second half is no choice for a column like this one.
+        memory.forget()
         return seal(Kind.VALUES_PARTS, len(x), out)
     return _examine(x, choice, memory)
 
 
-def _examine(x: Floats, choice: tuple[Proposal, float], memory: Remembered) -> bytes:
+def _examine(x: Floats, choice: tuple[Proposal, float], memory: Memory) -> bytes:
     """Choose afresh, by measured size; `choice` is what `best_proposal` said."""
-    proposal, _ = choice
-    k, c, miss, misses = to_numbers(x, proposal)
-    if misses * 8 > len(x):
+    n = len(x)
+    proposal, bits = choice
+    numbers = to_numbers(x, proposal)
+    if numbers[-1] * 8 > n:
         proposal = PLAIN
-        k, c, miss, _ = to_numbers(x, proposal)
-    stream, codec = ints.dump_archive(k)
-    blob = seal(Kind.VALUES_ARCHIVE, len(x), _payload(x, proposal, k, c, miss, stream))
+        numbers = to_numbers(x, proposal)
+    codec, trial, rows = ints.choose(numbers[0])
+    ours, theirs = True, False
     # What pcodec finds in the floats themselves can only win where we found little.
-    if proposal == PLAIN or misses * 50 > len(x) or len(blob) * 8 > _PCO_BITS * len(x):
-        other = seal(Kind.VALUES_PCO, len(x), pco_encode(x))
-        if len(other) < len(blob):
-            blob, proposal, codec = other, PLAIN, 0
-    memory.choose(proposal, codec, 8 * len(blob) / len(x))
+    if proposal == PLAIN or numbers[-1] * 50 > n or bits > _PCO_BITS:
+        ours, theirs = _contest(x, proposal, numbers, b"" if rows == n else trial)
+    blob = b""
+    if theirs:
+        blob = seal(Kind.VALUES_PCO, n, pco_encode(x))
+        memory.choose(0, 8 * len(blob) / n, PLAIN)
+    if ours:
+        stream = trial if rows == n else ints.dump_by_id(codec, numbers[0])
+        written = _write(x, proposal, numbers, stream)
+        if not theirs or len(written) < len(blob):
+            blob = written
+            memory.choose(codec, 8 * len(blob) / n, proposal)
     return blob
 
 
+def _contest(x: Floats, proposal: Proposal, numbers: Numbers, trial: bytes) -> tuple[bool, bool]:
+    """Whether to write (our grid, pcodec's floats): the smaller on a stretch from the middle, both where it is close.
+
+    `trial` is our integer stream of that stretch; empty when it was not needed to choose the codec.
+    """
+    if len(x) <= ints.SAMPLE_MAX:
+        return True, True
+    k, c, miss = (ints.middle(column) for column in numbers[:3])
+    sample = ints.middle(x)
+    ours = len(_write(sample, proposal, (k, c, miss, 0), trial or ints.dump_archive(k)[0]))
+    theirs = len(pco_encode(sample))
+    return ours < _CLOSE * theirs, theirs < _CLOSE * ours
+
+
 def _encode_as(x: Floats, proposal: Proposal, codec: int) -> bytes | None:
-    """The blob of a choice made before; None when the grid no longer fits."""
+    """The blob of a choice made before; None when the grid does not fit."""
     if codec == 0:
         return seal(Kind.VALUES_PCO, len(x), pco_encode(x))
-    k, c, miss, misses = to_numbers(x, proposal)
-    if misses * 16 > len(x):
+    numbers = to_numbers(x, proposal)
+    if numbers[-1] * 16 > len(x):
         return None
-    return seal(Kind.VALUES_ARCHIVE, len(x), _payload(x, proposal, k, c, miss, ints.dump_by_id(codec, k)))
+    return _write(x, proposal, numbers, ints.dump_by_id(codec, numbers[0]))
+
+
+def _write(x: Floats, proposal: Proposal, numbers: Numbers, stream: bytes) -> bytes:
+    k, c, miss, _ = numbers
+    return seal(Kind.VALUES_ARCHIVE, len(x), _payload(x, proposal, k, c, miss, stream))
 
 
 def _payload(

@@ -8,9 +8,10 @@ These ids are a namespace of their own: streams are parts of framed blobs and ca
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from iiot_dask.codec import zstd
 from iiot_dask.codec.bits import Ints
@@ -26,7 +27,12 @@ from iiot_dask.core.errors import CodecError
 ZSTD = 0x80
 SAMPLE = 4096
 SAMPLE_MAX = 6000
+PCO_BITS = 13.0
+_SETTLED = 64  # bytes: constant, straight or nearly so
 ONE_RUN: Final[Ints] = np.zeros(1, np.int64)
+
+
+T = TypeVar("T", bound=np.generic)
 
 
 class IntCodec(Protocol):
@@ -81,26 +87,47 @@ def dump_by_id(codec_id: int, k: Ints, starts: Ints = ONE_RUN) -> bytes:
     return dump(CODECS[codec_id], k, starts, 3 if codec_id in (Packed.id, Runs.id) else 0)
 
 
-def dump_archive(k: Ints) -> tuple[bytes, int]:
-    """The archive tier's choice and its codec id: candidates are tried on a sample of long columns, else on all.
+def middle(column: npt.NDArray[T]) -> npt.NDArray[T]:
+    """A stretch from the middle of a long column to try candidates on; a short column itself."""
+    n = len(column)
+    return column if n <= SAMPLE_MAX else np.ascontiguousarray(column[(n - SAMPLE) // 2 :][:SAMPLE])
 
-    A column that is constant, straight or nearly so is settled by `Packed` at once.
+
+def choose(k: Ints) -> tuple[int, bytes, int]:
+    """The archive tier's choice by measured size: (codec id, a stream by that codec, the rows in it).
+
+    The stream is of all rows where that was needed to know, else of `middle(k)`, or empty (0 rows). What only `Coded` can
+    win is not tried: numbers without repeats, levels or patterns that zstd finds.
     """
-    sample = k if len(k) <= SAMPLE_MAX else np.ascontiguousarray(k[(len(k) - SAMPLE) // 2 :][:SAMPLE])
-    tried = {0: dump_fast(sample)}
-    if len(tried[0]) <= 64:
-        plain = dump_fast(k)
-        if len(plain) <= 64:
-            return plain, plain[0] & ~ZSTD
-    tried |= {codec_id: dump_by_id(codec_id, sample) for codec_id in candidates(sample)}
+    sample = middle(k)
+    plain = dump_fast(sample)
+    if len(plain) <= _SETTLED:
+        whole = plain if len(sample) == len(k) else dump_fast(k)
+        if len(whole) <= _SETTLED:
+            return whole[0] & ~ZSTD, whole, len(k)
+    bits = 8 * len(plain) / max(len(sample), 1)
+    rivals = candidates(sample)
+    if not rivals and plain[0] == Packed.id and bits <= PCO_BITS and len(sample) < len(k):
+        return Coded.id, b"", 0
+    tried = {plain[0] & ~ZSTD: plain, Coded.id: dump_by_id(Coded.id, sample)}
+    tried |= {codec_id: dump_by_id(codec_id, sample) for codec_id in rivals}
     best = min(tried, key=lambda codec_id: len(tried[codec_id]))
-    chosen = tried[best] if len(sample) == len(k) else dump_by_id(best, k) if best else dump_fast(k)
-    return chosen, best or chosen[0] & ~ZSTD
+    # pcodec is slow to try; it wins where prediction leaves much, or no more than bit-packing finds.
+    if 8 * len(tried[best]) > PCO_BITS * len(sample) or len(plain) < 1.05 * len(tried[Coded.id]):
+        tried[Pco.id] = dump_by_id(Pco.id, sample)
+        best = min(tried, key=lambda codec_id: len(tried[codec_id]))
+    return best, tried[best], len(sample)
+
+
+def dump_archive(k: Ints) -> tuple[bytes, int]:
+    """The stream of the archive tier and its codec id."""
+    codec_id, stream, rows = choose(k)
+    return stream if rows == len(k) else dump_by_id(codec_id, k), codec_id
 
 
 def candidates(k: Ints) -> list[int]:
-    """Codec ids worth trying on numbers like `k`."""
-    out = [Coded.id, Pco.id]
+    """Codec ids worth trying on numbers like `k` beside `Packed`, `Coded` and pcodec."""
+    out = []
     if count_runs(k) * 4 < len(k) * 3:
         out.append(Held.id)
     levels = len(find_levels(k, max(2, min(len(k) // 8, LEVELS_MAX))))

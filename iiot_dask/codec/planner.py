@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iiot_dask.codec.archive import best_proposal
 from iiot_dask.codec.bits import Floats, Ints
 from iiot_dask.codec.features import kept
 from iiot_dask.codec.grid import DECIMAL, DECIMALS_MAX, MULTIPLE
 from iiot_dask.codec.lattice import DIVIDE
 from iiot_dask.codec.precision import Precision
+from iiot_dask.codec.search import best_proposal
 from iiot_dask.codec.times import encode_times, snap_times
 from iiot_dask.codec.values import decode_values, encode_values
 from iiot_dask.core.errors import SchemaError

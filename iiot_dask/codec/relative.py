@@ -9,9 +9,9 @@ import numpy as np
 from iiot_dask.codec.bits import Bytes, Floats, Ints, kernel
 from iiot_dask.codec.grid import DECIMALS_MAX, K_MAX
 from iiot_dask.codec.lattice import SIGNIFICANT, index, point
+from iiot_dask.codec.numbers import Proposal
 from iiot_dask.codec.parts import Reached
 from iiot_dask.codec.precision import Precision
-from iiot_dask.codec.steps import Proposal
 from iiot_dask.core.errors import CodecError
 
 

@@ -35,12 +35,14 @@ from iiot_dask.codec.lattice import (
     decimals_of,
     point,
 )
+from iiot_dask.codec.numbers import Proposal
 
+_GROUPS = 9
+_GROUP = 24
 _ROUND = (72, 80, 90, 96, 100, 120, 125, 128, 144, 150, 180, 200, 240, 250, 255, 256, 300, 360, 480, 500, 512, 600, 625)
 _LARGE = (720, 900, 1000, 1023, 1024, 1250, 1440, 1800, 2048, 2500, 3600, 4095, 4096, 7200, 8192, 16384, 32768, 65536)
 DIVISORS = np.array([*range(2, 65), *_ROUND, *_LARGE], np.float64)
 """What averages and converters divide by: small counts, minutes, hours, powers of two and one less."""
-Proposal = tuple[int, float]
 
 
 @kernel
@@ -81,16 +83,38 @@ def refine_step(x: Any, step: Any) -> Any:
 
 
 @kernel
+def find_step(x: Any, tolerance: Any) -> Any:
+    """The step most of x (ascending, distinct) are multiples of, refined; 0.0 when there is none.
+
+    A few numbers off the grid spoil the divisor of all, so that groups of neighbours are asked too.
+    """
+    n = len(x)
+    stride = max(1, n // 1000)
+    step = float_divisor(x[:: max(1, n // 400)], tolerance)
+    if step > 0.0:
+        step = refine_step(x[::stride], step)
+    each = min(n, _GROUP)
+    for group in range(_GROUPS):
+        if step > 0.0 or n < 2 * _GROUP:
+            break
+        a = (n - each) * group // (_GROUPS - 1)
+        step = float_divisor(x[a : a + each], tolerance)
+        if step > 0.0:
+            step = refine_step(x[::stride], step)
+    return step
+
+
+@kernel
 def polish_step(x: Any, step: Any) -> Any:
     """(step, hits): of the largest values' x / k and their float neighbours, the one that gives most of x back.
 
     Whoever made the values used one such float; least squares only comes near it.
     """
     order = np.argsort(-np.abs(x))
-    few = x[: min(len(x), 256)] if len(x) <= 256 else x[:: len(x) // 256]
+    few = x if len(x) <= 128 else x[:: len(x) // 128]
     best = step
     best_hits = -1
-    for i in range(min(len(order), 12)):
+    for i in range(min(len(order), 8)):
         v = x[order[i]]
         k = np.rint(v / step)
         if k == 0.0:
@@ -107,26 +131,39 @@ def polish_step(x: Any, step: Any) -> Any:
 
 
 @kernel
-def count_digits(x: Any, top: Any) -> Any:
-    """(most significant digits, most decimals) among decimals of at most `top` places; (0, 0) when x is none."""
-    digits = 0
-    places = 0
+def count_digits(x: Any) -> Any:
+    """(significant digits, decimals) that all but a hundredth of x need; (0, 0) when an eighth of x is no decimal."""
+    digits = np.zeros(DECIMALS_MAX + 1, np.int64)
+    places = np.zeros(DECIMALS_MAX + 1, np.int64)
     misses = 0
     for i in range(len(x)):
         v = abs(x[i])
         d = 0
-        while d <= top and not fits(v, POWERS[min(d, DECIMALS_MAX)], False):
+        while d <= DECIMALS_MAX and not fits(v, POWERS[min(d, DECIMALS_MAX)], False):
             d += 1
-        if d > top:
+        if d > DECIMALS_MAX:
             misses += 1
             continue
         m = np.rint(v * POWERS[d])
         n = 0
         while n < DECIMALS_MAX and m >= POWERS[n]:
             n += 1
-        digits = max(digits, n)
-        places = max(places, d)
-    return (digits, places) if misses * 8 <= len(x) else (0, 0)
+        digits[n] += 1
+        places[d] += 1
+    if misses * 8 > len(x):
+        return 0, 0
+    return _reach(digits, len(x) - misses), _reach(places, len(x) - misses)
+
+
+@kernel
+def _reach(counts: Any, total: Any) -> Any:
+    """Smallest place that takes all but a hundredth of the counts."""
+    seen = 0
+    for place in range(len(counts)):
+        seen += counts[place]
+        if seen * 100 >= total * 99:
+            return place
+    return len(counts) - 1
 
 
 @kernel
@@ -138,6 +175,24 @@ def matches(x: Any, grid: Any, param: Any, scale: Any, share: Any) -> Any:
         if misses * share > len(x):
             return False
     return True
+
+
+@kernel
+def find_fraction(x: Any, grid: Any, divisors: Any) -> Any:
+    """The first divisor whose fractions all but one in 8 of x are, on `grid`; 0.0 when there is none."""
+    for n in divisors:
+        if matches(x, grid, n, n, 8):
+            return n
+    return 0.0
+
+
+@kernel
+def count_singles(x: Any) -> Any:
+    """Numbers of x that are exactly a float32."""
+    count = 0
+    for i in range(len(x)):
+        count += is_single(x[i])
+    return count
 
 
 @kernel
@@ -160,7 +215,8 @@ def sample_of(x: Floats, size: int) -> Floats:
 def _stretches(n: int, size: int) -> Any:
     parts = 8
     each = size // parts
-    firsts = np.linspace(0, n - each, parts).astype(np.int64)
+    # In the middle of each eighth: what happens at an end only must not count for an eighth.
+    firsts = (2 * np.arange(parts) + 1) * n // (2 * parts) - each // 2
     return (firsts[:, None] + np.arange(each)).ravel()
 
 
@@ -190,7 +246,7 @@ def propose(x: Floats) -> list[Proposal]:
             return out
         out += _digits(x, int(d))
     distinct = np.unique(x)
-    singles = sum(map(is_single, x[:256])) * 8 >= 7 * min(len(x), 256)
+    singles = int(count_singles(x[:256])) * 8 >= 7 * min(len(x), 256)
     if singles:
         out.append((BITS32, 1.0))
         d32, _ = find_decimals(x, 0, len(x), True)
@@ -204,12 +260,14 @@ def propose(x: Floats) -> list[Proposal]:
 def _digits(x: Floats, d: int) -> list[Proposal]:
     """Numbers printed with so many significant digits; float32 numbers printed."""
     out: list[Proposal] = []
-    digits, places = count_digits(x[:1024], DECIMALS_MAX)
+    few = x[::2] if len(x) > 1024 else x
+    digits, places = count_digits(few)
     if 0 < digits < DECIMALS_MAX and d >= 2:
-        out.append((SIGNIFICANT + int(digits), float(places)))
+        # Room for smaller numbers than the sample has costs nothing.
+        out.append((SIGNIFICANT + int(digits), float(min(places + 3, DECIMALS_MAX))))
     if places >= 6:
         for s in (digits, digits + 1):
-            if s <= DECIMALS_MAX and single_text_share(x[:1024], s, places) * 8 >= 7 * min(len(x), 1024):
+            if s <= DECIMALS_MAX and single_text_share(few, s, places) * 8 >= 7 * len(few):
                 out.append((SINGLE_TEXT + int(s), float(places)))
                 break
     return out
@@ -219,15 +277,13 @@ def _averages(x: Floats, d: int) -> list[Proposal]:
     """Fractions of small whole numbers, exact or printed with d decimals."""
     out: list[Proposal] = []
     few = x[:64]
-    for n in DIVISORS:
-        if matches(few, DIVIDE, n, n, 8):
-            out.append((DIVIDE, float(n)))
-            break
+    n = float(find_fraction(few, DIVIDE, DIVISORS))
+    if n:
+        out.append((DIVIDE, n))
     if d >= 2:
-        for n in DIVISORS:
-            if n * 4 < POWERS[d] and matches(few, ROUNDED + d, n, n, 8):
-                out.append((ROUNDED + d, float(n)))
-                break
+        n = float(find_fraction(few, ROUNDED + d, DIVISORS[POWERS[d] > DIVISORS * 4]))
+        if n:
+            out.append((ROUNDED + d, n))
     return out
 
 
@@ -235,14 +291,7 @@ def _steps(distinct: Floats, single: bool) -> list[Proposal]:
     """Multiples of a step found from the differences."""
     if len(distinct) < 3:
         return []
-    few = (
-        distinct
-        if len(distinct) <= 400
-        else np.sort(np.concatenate((distinct[:200], distinct[:: len(distinct) // 200])))
-    )
-    step = float_divisor(few, 1e-6 if single else 1e-11)
-    if step > 0:
-        step = refine_step(distinct[:: max(1, len(distinct) // 1000)], step)
+    step = find_step(distinct, 1e-6 if single else 1e-11)
     if not step > 0:
         return []
     if not single:

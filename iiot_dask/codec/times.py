@@ -9,11 +9,14 @@ import numpy.typing as npt
 
 from iiot_dask.codec import ints
 from iiot_dask.codec.bits import Ints, kernel
+from iiot_dask.codec.choice import Remembered
 from iiot_dask.codec.frame import COUNT_MAX, Buffer, Kind, seal, unseal_as
 from iiot_dask.core.errors import CodecError
 
 
-def encode_times(times: npt.ArrayLike, starts: Ints | None = None, tier: str = "fast") -> bytes:
+def encode_times(
+    times: npt.ArrayLike, starts: Ints | None = None, tier: str = "fast", remembered: Remembered | None = None
+) -> bytes:
     """Compress a time column, lossless.
 
     Parameters
@@ -25,6 +28,8 @@ def encode_times(times: npt.ArrayLike, starts: Ints | None = None, tier: str = "
         prediction restarts there.
     tier
         ``"fast"`` while ingesting, ``"archive"`` for the smallest blob of a single tag; many runs are always fast.
+    remembered
+        Archive tier: the tag's choice, read and updated, so that it is not searched for each chunk.
 
     Raises
     ------
@@ -40,8 +45,19 @@ def encode_times(times: npt.ArrayLike, starts: Ints | None = None, tier: str = "
     t = column(times, np.int64)
     edges = ints.checked_starts(starts, len(t))
     if tier == "archive" and len(edges) == 1:
-        return seal(Kind.TIMES, len(t), ints.dump_archive(t)[0])
+        return seal(Kind.TIMES, len(t), _archive(t, Remembered() if remembered is None else remembered))
     return seal(Kind.TIMES, len(t), ints.dump_fast(t, edges))
+
+
+def _archive(t: Ints, remembered: Remembered) -> bytes:
+    memory = remembered.times
+    if memory.usable() and len(t):
+        stream = ints.dump_by_id(memory.codec, t)
+        if memory.used(8 * len(stream) / len(t)):
+            return stream
+    stream, codec = ints.dump_archive(t)
+    memory.choose(codec, 8 * len(stream) / max(len(t), 1))
+    return stream
 
 
 def decode_times(blob: Buffer, limit: int = COUNT_MAX) -> Ints:

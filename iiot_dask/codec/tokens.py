@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from iiot_dask.codec.bits import bit_length, inlined, kernel
+from iiot_dask.codec.predict import log2_of
 
 LANES = 4
 TOKENS = 256
@@ -72,11 +73,11 @@ def table_cost(counts: Any, top: Any) -> Any:
         c = counts[t]
         if c:
             total += c
-            cost -= c * np.log2(np.float64(c))
+            cost -= c * log2_of(np.float64(c))
             last = t
     if total == 0:
         return 0.0
-    return cost + total * np.log2(np.float64(total)) + 8.0 + 4.5 * (last + 1)
+    return cost + total * log2_of(np.float64(total)) + 8.0 + 4.5 * (last + 1)
 
 
 @kernel

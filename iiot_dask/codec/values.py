@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from iiot_dask.codec import grid as g
 from iiot_dask.codec import ints, zstd
-from iiot_dask.codec.archive import Remembered, best_proposal, decode_archive, encode_archive, encode_lossy, fixed_bits
+from iiot_dask.codec.archive import decode_archive, encode_archive, encode_lossy
 from iiot_dask.codec.bits import Bytes, Floats, Ints, float_bits, kernel
+from iiot_dask.codec.choice import Remembered
 from iiot_dask.codec.frame import COUNT_MAX, Buffer, Frame, Kind, get_varint, put_varint, seal, unseal_as
 from iiot_dask.codec.parts import REPORT, Reached, dump_misses, get_part, load_misses, put_part
 from iiot_dask.codec.precision import Precision
 from iiot_dask.codec.relative import to_digits
+from iiot_dask.codec.search import best_proposal, fixed_bits
 from iiot_dask.codec.times import column
 from iiot_dask.core.errors import CodecError
 
@@ -107,7 +109,9 @@ def encode_values(
     if precision is not None and (single or precision.span_share is None):
         bound = precision.absolute(x)
     if archive:
-        return encode_archive(x, remembered) if bound is None else _archive_lossy(x, bound)
+        return (
+            encode_archive(x, remembered.values if remembered else None) if bound is None else _archive_lossy(x, bound)
+        )
     payload, plain_rows = _grid_payload(x, edges, bound)
     if bound is None and plain_rows * 4 > n:
         shuffled = _shuffled_payload(x)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iiot_dask import codec
-from iiot_dask.codec import archive, frame, lattice, steps
+from iiot_dask.codec import frame, lattice, numbers, search, steps
 from iiot_dask.codec.grid import BITS64, DECIMAL, MULTIPLE
 
 RNG = np.random.default_rng(40)
@@ -69,7 +69,7 @@ def test_bit_for_bit_and_smaller(name: str) -> None:
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_the_right_grid_is_found(name: str) -> None:
-    (grid, _), _ = archive.best_proposal(SERIES[name])
+    (grid, _), _ = search.best_proposal(SERIES[name])
     assert grid in GRIDS[name], hex(grid)
 
 
@@ -118,7 +118,7 @@ LATTICES = [
 @given(x=hnp.arrays(np.float64, st.integers(1, 100), elements=st.floats(width=64)))
 @settings(max_examples=40, deadline=None)
 def test_every_lattice_takes_any_floats(grid: int, param: float, x: np.ndarray) -> None:
-    k, c, miss, _ = archive.to_numbers(x, (grid, param))
+    k, c, miss, _ = numbers.to_numbers(x, (grid, param))
     back = np.empty(len(x))
     assert lattice.from_lattice(k, c, 0, len(x), grid, param, back)
     hit = miss == 0
@@ -142,19 +142,19 @@ def test_remembered_is_used_and_given_up() -> None:
     for part in np.split(SERIES["decimals"], 5):
         blob = codec.encode_values(part.copy(), tier="archive", remembered=remembered)
         assert bits(codec.decode_values(blob)) == bits(part)
-    assert remembered.proposal == (DECIMAL + 2, 1.0)
-    assert remembered.uses >= 3
+    assert remembered.values.proposal == (DECIMAL + 2, 1.0)
+    assert remembered.values.uses >= 3
     other = SERIES["averages"]
     blob = codec.encode_values(other, tier="archive", remembered=remembered)
     assert bits(codec.decode_values(blob)) == bits(other)
-    assert remembered.proposal == (lattice.DIVIDE, 3.0)
+    assert remembered.values.proposal == (lattice.DIVIDE, 3.0)
 
 
 def test_remembered_is_examined_again() -> None:
     remembered = codec.Remembered()
     for _ in range(40):
         codec.encode_values(SERIES["decimals"][:500], tier="archive", remembered=remembered)
-    assert remembered.uses < 40
+    assert remembered.values.uses < 40
 
 
 def test_lossy_archive() -> None:
