@@ -8,6 +8,7 @@ single-tag *chunks*.
 from iiot_dask.history.block import write_block
 from iiot_dask.history.history import History, Receipt
 from iiot_dask.history.layout import FileEntry
+from iiot_dask.history.retention import Retention, Tier
 from iiot_dask.history.tagtable import TagTable
 
-__all__ = ["FileEntry", "History", "Receipt", "TagTable", "write_block"]
+__all__ = ["FileEntry", "History", "Receipt", "Retention", "TagTable", "Tier", "write_block"]

@@ -1,7 +1,8 @@
 """`aggregate`: windows from statistics where they can tell, from samples where they can not.
 
-A chunk answers for itself when no other row can hold its samples (see `index.overlapping`), the query's time range covers
-it, and it lies in one window. Everything else is decoded; a chunk that straddles a window edge is such an edge.
+A chunk answers for itself when no other row has a sample within its range, the query's time range covers it, and it lies
+in one window. Everything else is decoded: a chunk that straddles a window edge, and blocks. Whether a block really has a
+sample inside a chunk is known once it is decoded, so an answer from statistics is not lost to a block that only might.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from iiot_dask.history.block import Columns
-from iiot_dask.history.index import NS_MIN, Rows, overlapping
-from iiot_dask.history.kernels import statistics, window_kernel
-from iiot_dask.history.read import decode_group, in_order, plan
+from iiot_dask.history.index import Rows, overlapping
+from iiot_dask.history.kernels import statistics
+from iiot_dask.history.place import join, split
+from iiot_dask.history.read import Group, in_order, plan
 from iiot_dask.history.store import Store
+from iiot_dask.history.windows import Windows
 
 SCHEMA = pl.Schema(
     {
@@ -30,71 +32,72 @@ SCHEMA = pl.Schema(
 """Columns of an aggregate; `time` is the start of the window."""
 
 Partial = dict[str, npt.NDArray[Any]]
-"""Partial windows: tag (position), window (ns), good, min, max, sum, first, last, first_ns."""
+"""Partial windows: tag (position), window (ns), good, min, max, sum, first, last, first_ns, last_ns."""
 
-_KEYS = ("good", "min", "max", "sum", "first", "last", "first_ns")
-
-
-def windows(store: Store, rows: Rows, ids: npt.NDArray[np.int64], start: int, last: int, every_ns: int) -> Partial:
-    """Windows with at least one good sample, sorted by tag then time; `tag` is the position in `ids` (sorted)."""
-    told = _told(rows, start, last, every_ns)
-    parts = [_from_statistics(rows.take(told), ids, every_ns)]
-    rest = rows.take(~told)
-    groups = plan(rest, ids, start, last)
-    parts += in_order(groups, lambda g: _from_samples(decode_group(store, g), np.searchsorted(ids, g.ids), every_ns))
-    return combine(parts)
+KEYS = ("good", "min", "max", "sum", "first", "last", "first_ns", "last_ns")
+_INTS = {"tag", "window", "good", "first_ns", "last_ns"}
 
 
-def _told(rows: Rows, start: int, last: int, every_ns: int) -> npt.NDArray[np.bool_]:
+def told(rows: Rows, start: int, last: int, cut: Windows) -> npt.NDArray[np.bool_]:
+    """Which rows lie within the range and in one window, so that their statistics say what is wanted of them."""
     first_ns, end_ns = rows.head["start_ns"], rows.head["end_ns"]
-    inside = (first_ns >= start) & (end_ns <= last) & (first_ns // every_ns == end_ns // every_ns)
-    out: npt.NDArray[np.bool_] = inside & ~overlapping(rows)
+    out: npt.NDArray[np.bool_] = (first_ns >= start) & (end_ns <= last) & (rows.head["tag_id"] >= 0)
+    out[out] = cut.start_of(first_ns[out]) == cut.start_of(end_ns[out])
     return out
 
 
-def _from_statistics(rows: Rows, ids: npt.NDArray[np.int64], every_ns: int) -> Partial:
+def windows_of(
+    store: Store,
+    rows: Rows,
+    ids: npt.NDArray[np.int64],
+    start: int,
+    last: int,
+    cut: Windows,
+    more: Iterable[Partial] = (),
+) -> Partial:
+    """Windows with at least one good sample, sorted by tag then time; `tag` is the position in `ids` (sorted).
+
+    `more`: partial windows from elsewhere (roll-ups), of the same form.
+    """
+    sure = told(rows, start, last, cut) & ~overlapping(rows)
+    parts = [_from_statistics(rows.take(sure), ids, cut)]
+    rest = rows.take(~sure)
+    for found in in_order(plan(rest, ids, start, last), lambda g: _from_group(store, g, cut)):
+        parts += [{**p, "tag": np.searchsorted(ids, p.pop("ids"))} for p in found]
+    return combine([*parts, *more])
+
+
+def _from_group(store: Store, group: Group, cut: Windows) -> list[Partial]:
+    """Partial windows of a group, with the ids of tags as ``ids``."""
+    found = split(store, group)
+    easy = told(found.alone, group.start, group.last, cut)
+    alone = _from_statistics(found.alone.take(easy), group.ids, cut)
+    alone["ids"] = group.ids[alone.pop("tag")]
+    hard = type(found)(group, found.alone.take(~easy), found.tag[~easy], found.loose, found.held)
+    decoded = join(store, hard)
+    at = np.zeros(len(decoded.counts) + 1, np.int64)
+    np.cumsum(decoded.counts, out=at[1:])
+    columns = decoded.columns
+    bounds, starts = cut.runs(at, columns["time"])
+    stats = statistics(columns["time"], columns["value"], columns["quality"], bounds)
+    keep = stats["good"] > 0
+    tag = np.searchsorted(at, bounds[:-1][keep], side="right") - 1
+    return [alone, {"ids": group.ids[tag], "window": starts[keep], **{key: stats[key][keep] for key in KEYS}}]
+
+
+def _from_statistics(rows: Rows, ids: npt.NDArray[np.int64], cut: Windows) -> Partial:
     head = rows.head
     keep = head["good"] > 0
     at = np.searchsorted(ids, head["tag_id"][keep])
-    out = {key: head[key][keep] for key in _KEYS}
-    # A row's range may hold ids that are not wanted only if it is a block, and blocks never get here.
-    return {"tag": at, "window": window_starts(head["start_ns"][keep], every_ns), **out}
-
-
-def _from_samples(columns: Columns, at: npt.NDArray[np.integer], every_ns: int) -> Partial:
-    tag, time, value, quality = columns
-    bounds = np.empty(len(tag) + 1, np.int64)
-    n = window_kernel(tag, time, every_ns, bounds)
-    bounds = bounds[: n + 1]
-    stats = statistics(time, value, quality, bounds)
-    keep = stats["good"] > 0
-    begin = bounds[:-1][keep]
-    out = {key: stats[key][keep] for key in _KEYS}
-    return {"tag": at[tag[begin]], "window": window_starts(time[begin], every_ns), **out}
-
-
-def window_starts(time: npt.NDArray[np.int64], every_ns: int) -> npt.NDArray[np.int64]:
-    """Start of the window of each time, ns; a window that begins before int64 does is labelled with its first time.
-
-    Examples
-    --------
-    >>> window_starts(np.array([-1, 0, 10, -(2**63)]), 10).tolist()
-    [-10, 0, 10, -9223372036854775808]
-    """
-    cell = time // every_ns
-    lowest = NS_MIN // every_ns
-    return np.where((cell == lowest) & (lowest * every_ns < NS_MIN), NS_MIN, cell * every_ns)
+    return {"tag": at, "window": cut.start_of(head["start_ns"][keep]), **{key: head[key][keep] for key in KEYS}}
 
 
 def combine(parts: Iterable[Partial]) -> Partial:
-    """Partial windows of the same (tag, window) made one; partials do not overlap in time."""
-    whole = [p for p in parts if len(p["tag"])]
+    """Partial windows of the same (tag, window) made one; their samples are distinct, their times may interleave."""
+    whole = [p for p in parts if len(p["window"])]
     if not whole:
-        return {
-            k: np.empty(0, np.int64 if k in {"tag", "window", "good", "first_ns"} else np.float64)
-            for k in ("tag", "window", *_KEYS)
-        }
-    joined = {key: np.concatenate([p[key] for p in whole]) for key in ("tag", "window", *_KEYS)}
+        return {k: np.empty(0, np.int64 if k in _INTS else np.float64) for k in ("tag", "window", *KEYS)}
+    joined = {key: np.concatenate([p[key] for p in whole]) for key in ("tag", "window", *KEYS)}
     order = np.lexsort((joined["first_ns"], joined["window"], joined["tag"]))
     joined = {key: column[order] for key, column in joined.items()}
     new = np.ones(len(order), np.bool_)
@@ -102,10 +105,11 @@ def combine(parts: Iterable[Partial]) -> Partial:
     begin = np.flatnonzero(new)
     if len(begin) == len(order):
         return joined
-    end = np.append(begin[1:], len(order)) - 1
+    # The last value is of the partial that ends last, which need not be the one that begins last.
+    ends = np.lexsort((joined["last_ns"], np.cumsum(new)))[np.append(begin[1:], len(order)) - 1]
     return {
         **{key: joined[key][begin] for key in ("tag", "window", "first", "first_ns")},
-        "last": joined["last"][end],
+        **{key: joined[key][ends] for key in ("last", "last_ns")},
         "good": np.add.reduceat(joined["good"], begin),
         "sum": np.add.reduceat(joined["sum"], begin),
         "min": np.minimum.reduceat(joined["min"], begin),

@@ -28,7 +28,7 @@ Columns = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.flo
 
 ROWS_A_DAY_MIN = 4_096
 """A day with this many samples in one write gets a file of its own even beyond `layout.DAYS_MAX` days."""
-ROW_GROUP = {layout.BLOCK: 16, layout.CHUNK: 64}
+ROW_GROUP = {layout.BLOCK: 16, layout.CHUNK: 64, layout.ROLLUP: 64}
 """Rows of a row group: what a read of one row costs at most (0.5-2 MB)."""
 
 

@@ -24,7 +24,8 @@ from iiot_dask.history.kernels import digest
 from iiot_dask.history.layout import FileEntry
 from iiot_dask.history.merge import TOP as TOP_LEVEL
 from iiot_dask.history.merge import File, closure, files_of, hot_slices, over, tiers
-from iiot_dask.history.read import Group, decode_counted, in_order, plan
+from iiot_dask.history.place import decode_counted
+from iiot_dask.history.read import in_order, plan
 from iiot_dask.history.seal import Head, seal
 from iiot_dask.history.verify import read_back
 
@@ -125,14 +126,15 @@ class _Work:
         if any(f.path not in there for f in wanted):
             return self._lost()
         inputs = closure(wanted, files)
-        outputs = _Outputs(history, max(level, *(f.level for f in inputs)), inputs, files, self.chunk_rows_min)
-        tally = _Tally(sum(f.rows for f in inputs))
+        outputs = Outputs(history, max(level, *(f.level for f in inputs)), inputs, files, self.chunk_rows_min)
+        tally = Tally(sum(f.rows for f in inputs))
         rows = history.index.rows([f.path for f in inputs], None, NS_MIN, NS_MAX, {f.path: f.orders[1] for f in inputs})
         ids = np.arange(len(history.tags), dtype=np.int64)
         groups = plan(rows, ids, NS_MIN, NS_MAX, self.rows_max)
         for group, (columns, held) in in_order(groups, lambda g: (g, decode_counted(history.store, g)), ahead=1):
-            tally.take(group, columns, held)
-            outputs.take((group.ids[columns[0]], *columns[1:]))
+            named = (group.ids[columns[0]], *columns[1:])
+            tally.count(named, held)
+            outputs.take(named)
             self.done += held
             if self.progress is not None:
                 self.progress(self.done, max(self.total, self.done))
@@ -174,7 +176,7 @@ class _Work:
 
 
 @dataclass(slots=True)
-class _Tally:
+class Tally:
     """The proof: samples decoded, samples kept and their checksum, against what the inputs said and the outputs hold."""
 
     expected: int
@@ -182,11 +184,12 @@ class _Tally:
     kept: int = 0
     sum: int = 0
 
-    def take(self, group: Group, columns: Columns, held: int) -> None:
+    def count(self, columns: Columns, held: int) -> None:
+        """Samples kept (by tag id), of how many that were decoded."""
         tag, time, value, quality = columns
         self.held += held
         self.kept += len(tag)
-        self.sum = (self.sum + digest(group.ids[tag], time, value, quality)) & MASK
+        self.sum = (self.sum + digest(tag, time, value, quality)) & MASK
 
     def prove(self, history: History, entries: list[FileEntry]) -> None:
         """Raise ChecksumError unless everything adds up."""
@@ -200,7 +203,7 @@ class _Tally:
             raise ChecksumError(msg)
 
 
-class _Outputs:
+class Outputs:
     """Sealed rows, gathered by day and kind, written as files of at most `layout.FILE_ROWS_MAX` samples."""
 
     def __init__(

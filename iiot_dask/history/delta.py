@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pyarrow as pa
 
 from iiot_dask.core.errors import CapacityError, ChecksumError, ConfigError, DataError, VersionError, map_errors
+from iiot_dask.core.times import time_text
 from iiot_dask.history.logcheck import KEY, MASK, Note, entry_hash, note_of
 from iiot_dask.history.store import Store
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
     from deltalake.transaction import AddAction, RemoveAction
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CHECKPOINT_COMMITS = 100
 """A checkpoint of the log is written every so many commits."""
 LOG_RETENTION = "interval 6 hours"
@@ -205,6 +208,29 @@ class Log:
     def version(self) -> int:
         """Version of the log last looked at."""
         return int(self.table.version())
+
+    def version_at(self, moment_ns: int) -> int:
+        """The last version committed at or before a time, ns.
+
+        Raises
+        ------
+        ConfigError
+            If the log does not reach back to it.
+        """
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError
+
+        self.refresh()
+        moment = _EPOCH + timedelta(microseconds=moment_ns // 1000)
+        doing = f"looking for the version of {self.store.url!r} at {moment.isoformat()}"
+        with map_errors({DeltaError: ConfigError, OSError: ConfigError}, doing):
+            table = DeltaTable(self.store.url, storage_options=self.store.options)
+            table.load_as_version(moment)
+            found = table.history(1)[0]["timestamp"]
+        if found * 1_000_000 > moment_ns:
+            msg = f"{doing}: the oldest version known is of {time_text(found * 1_000_000)}"
+            raise ConfigError(msg)
+        return int(table.version())
 
     def refresh(self) -> int:
         """Look for commits of others; the version now seen.
@@ -389,7 +415,7 @@ class Log:
         )
         return self._guarded(
             lambda: self.table.create_write_transaction(
-                [a.action() for a in (*removed, *added)],
+                [*(a.action() for a in removed), *(a.action() for a in added)],
                 "append",
                 self.table.schema(),
                 self._partition_by,

@@ -13,7 +13,8 @@ from iiot_dask.core.errors import CapacityError, ConfigError, map_errors
 from iiot_dask.core.times import TimeLike
 
 if TYPE_CHECKING:
-    from iiot_dask.history.history import History, Tags
+    from iiot_dask.history.history import History
+    from iiot_dask.history.queries import Tags
 
 FILE_ROWS = 10_000_000
 """Samples of an exported file, about."""

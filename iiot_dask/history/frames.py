@@ -17,7 +17,7 @@ from iiot_dask.core.errors import ConfigError
 from iiot_dask.history.index import NS_MIN
 
 if TYPE_CHECKING:
-    from iiot_dask.history.history import History, Tags
+    from iiot_dask.history.queries import Queries, Tags
 
 PARTITION_ROWS = 4_000_000
 """Samples of a partition, about (some 200 MB as pandas)."""
@@ -76,7 +76,7 @@ def meta(index: str | None) -> pd.DataFrame:
     return frame.set_index("time") if index == "time" else frame
 
 
-def dask_frame(history: History, tags: Tags, start: int, last: int, index: str | None, partition_rows: int) -> Any:
+def dask_frame(history: Queries, tags: Tags, start: int, last: int, index: str | None, partition_rows: int) -> Any:
     """The Dask DataFrame; see `History.dask`."""
     import dask.dataframe as dd
 

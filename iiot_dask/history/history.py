@@ -5,35 +5,30 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
-import polars as pl
 
 from iiot_dask.core.clock import Clock, SystemClock
 from iiot_dask.core.errors import CapacityError, ConfigError
 from iiot_dask.core.times import SpanLike, TimeLike, span_ns, time_ns
-from iiot_dask.history import aggregate, block, delta, layout, scan
+from iiot_dask.history import block, delta, layout
 from iiot_dask.history import compact as compaction
 from iiot_dask.history.export import Exported, Progress, export
-from iiot_dask.history.frames import PARTITION_ROWS, dask_frame
-from iiot_dask.history.index import NS_MAX, NS_MIN, Index, Rows, prune
+from iiot_dask.history.index import Index
 from iiot_dask.history.info import Info, info_of
 from iiot_dask.history.layout import FileEntry
 from iiot_dask.history.normal import normal
-from iiot_dask.history.read import Group, decode_group, in_order, plan
-from iiot_dask.history.scan import Bounds
+from iiot_dask.history.queries import Queries, Tags
+from iiot_dask.history.retain import Retained, retain
+from iiot_dask.history.retention import Retention
 from iiot_dask.history.store import Store
 from iiot_dask.history.tagtable import TagTable
 from iiot_dask.history.vacuum import Vacuumed, vacuum
 from iiot_dask.history.verify import Verification, verify
-
-Tags = str | Sequence[str]
-"""A tag glob or several: `*` crosses `/`, `?` and `[...]` as in fnmatch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ class Receipt:
     version: int
 
 
-class History:
+class History(Queries):
     """A history of samples in a directory or an object store; created if absent. Safe to use from threads.
 
     Parameters
@@ -70,7 +65,7 @@ class History:
 
     Examples
     --------
-    >>> import tempfile, iiot_dask
+    >>> import tempfile, polars as pl
     >>> h = History(tempfile.mkdtemp())
     >>> receipt = h.append(pl.DataFrame({"tag": ["a", "a", "b"], "time": [1, 2, 3], "value": [1.0, 3.0, 5.0]}))
     >>> receipt.rows, h.scan("a").select("value").collect().to_series().to_list()
@@ -92,13 +87,9 @@ class History:
         self.log = delta.Log(self.store, layout.TABLE_NAME, layout.FORMAT, layout.TABLE, ("day", "shard"), version)
         self.tags = TagTable(self.store.child("_tags"))
         self.index = Index(self.store)
+        self.tail = None
         self._lock = threading.Lock()
         self._order = 0
-
-    @property
-    def url(self) -> str:
-        """Where the history lies."""
-        return self.store.url
 
     def __enter__(self) -> Self:
         return self
@@ -108,6 +99,32 @@ class History:
 
     def close(self) -> None:
         """Nothing is held open between calls; this is for `with`."""
+
+    def as_of(self, moment: int | TimeLike) -> History:
+        """The history as it was at a version of the table, or at a time: read-only.
+
+        Parameters
+        ----------
+        moment
+            A version (int), or a time as text or `datetime`: the last version committed by then. Older versions can be read
+            as long as `vacuum` leaves their files and the log its commits (6 hours of single commits, then its checkpoints).
+
+        Raises
+        ------
+        ConfigError
+            If there is no such version, or it can not be read any more.
+
+        Examples
+        --------
+        >>> import tempfile, polars as pl
+        >>> h = History(tempfile.mkdtemp())
+        >>> first = h.append(pl.DataFrame({"tag": ["a"], "time": [1], "value": [1.0]})).version
+        >>> _ = h.append(pl.DataFrame({"tag": ["a"], "time": [1], "value": [2.0]}))
+        >>> h.as_of(first).scan().collect()["value"].to_list()
+        [1.0]
+        """
+        version = moment if isinstance(moment, int) else self.log.version_at(time_ns(moment))
+        return History(self.store.url, self.store.options, version=version, clock=self.clock)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -163,131 +180,6 @@ class History:
             raise CapacityError(msg)
         return self.log.refresh()
 
-    # -- reading ------------------------------------------------------------------------------------------------
-
-    def scan(self, tags: Tags = "*", start: TimeLike | None = None, end: TimeLike | None = None) -> pl.LazyFrame:
-        """Samples as a LazyFrame: tag, time, value, quality; sorted by tag id (order of first appearance) then time.
-
-        What is committed when the frame is collected is what it shows. Filters on ``tag`` and ``time`` prune files and
-        rows; ``collect(engine="streaming")`` works in bounded memory.
-
-        Parameters
-        ----------
-        tags
-            Glob or globs.
-        start, end
-            ``start <= time < end``; None: no limit.
-
-        Raises
-        ------
-        ConfigError
-            If a time is not a time.
-        ChecksumError
-            On collecting, if a file is damaged.
-        """
-        first, last = limits(start, end)
-
-        def batches(bounds: Bounds, columns: list[str]) -> Generator[pl.DataFrame, None, None]:
-            low, high = max(first, bounds.start), min(last, bounds.last)
-            rows, ids = self.select(tags, low, high, bounds)
-            yield from in_order(plan(rows, ids, low, high), lambda group: self._frame(group, columns))
-
-        return scan.lazy(scan.SCHEMA, batches)
-
-    def frames(
-        self, tags: Tags = "*", start: TimeLike | None = None, end: TimeLike | None = None, *, last: int | None = None
-    ) -> Iterator[pl.DataFrame]:
-        """The samples of `scan`, as eager frames of about a million rows, one after the other; `last` ns is inclusive."""
-        low, high = limits(start, end)
-        high = high if last is None else last
-        rows, ids = self.select(tags, low, high)
-        yield from in_order(plan(rows, ids, low, high), lambda group: self._frame(group, scan.SCHEMA.names()))
-
-    def dask(
-        self,
-        tags: Tags = "*",
-        start: TimeLike | None = None,
-        end: TimeLike | None = None,
-        *,
-        index: str | None = None,
-        partition_rows: int = PARTITION_ROWS,
-    ) -> Any:
-        """The rows of `scan` as a `dask.dataframe.DataFrame`: tag, time (ns, UTC), value, quality.
-
-        Partitions are stretches of time, in order, each sorted by tag then time, and read the version of the table seen at
-        this call.
-
-        Parameters
-        ----------
-        tags, start, end
-            As for `scan`.
-        index
-            None, or ``"time"``: time becomes the index, partitions are sorted by it and divisions are known.
-        partition_rows
-            Samples of a partition, about.
-
-        Raises
-        ------
-        ConfigError
-            If `index` is neither, or a time is not a time.
-        """
-        first, last = limits(start, end)
-        return dask_frame(self, tags, first, last, index, partition_rows)
-
-    def select(
-        self, tags: Tags, start: int, last: int, bounds: Bounds | None = None
-    ) -> tuple[Rows, npt.NDArray[np.int64]]:
-        """Index rows that may hold samples of `tags` with ``start <= time <= last`` ns, and the ids asked for (sorted)."""
-        self.log.refresh()
-        self.tags.refresh()
-        ids: npt.NDArray[np.int64] = self.tags.ids(tags).astype(np.int64)
-        if bounds is not None:
-            ids = bounds.ids(ids, self.tags.series)
-        wanted = None if len(ids) == len(self.tags) else ids
-        paths = prune(self.log.files(), wanted, start, last) if len(ids) else []
-        return self.index.rows(paths, wanted, start, last, self.log.orders()), ids
-
-    def _frame(self, group: Group, columns: Sequence[str]) -> pl.DataFrame:
-        tag, time, value, quality = decode_group(self.store, group)
-        out: dict[str, pl.Series] = {}
-        if "tag" in columns:
-            out["tag"] = self.tags.series(group.ids).gather(pl.Series(tag.astype(np.uint32)))
-        out["time"] = pl.Series("time", time).cast(scan.TIME)
-        out["value"] = pl.Series("value", value)
-        out["quality"] = pl.Series("quality", quality)
-        return pl.DataFrame({name: out[name] for name in scan.SCHEMA if name in out})
-
-    def aggregate(
-        self, every: SpanLike, tags: Tags = "*", start: TimeLike | None = None, end: TimeLike | None = None
-    ) -> pl.LazyFrame:
-        """Windows as a LazyFrame: tag, time (start of the window), count, min, max, mean, sum, first, last.
-
-        Over samples that are not bad (quality < 128) and not NaN; windows without any are absent. Windows start at
-        multiples of `every` since 1970-01-01 UTC; at `start` and `end` they hold the samples inside only. `sum` and `mean`
-        are exact to rounding: the order of additions depends on how the samples lie in chunks.
-
-        Raises
-        ------
-        ConfigError
-            If `every` is not a span above 0, or a time is not a time.
-        ChecksumError
-            On collecting, if a file is damaged.
-        """
-        every_ns = span_ns(every)
-        if every_ns <= 0:
-            msg = f"window length {every!r} is 0; a span above 0 is wanted, such as '1h'"
-            raise ConfigError(msg)
-        first, last = limits(start, end)
-
-        def batches(bounds: Bounds, columns: list[str]) -> Generator[pl.DataFrame, None, None]:
-            del columns  # windows are few; projecting them saves nothing
-            # A filter on the time of windows is not one on samples: only its tag part is used.
-            rows, ids = self.select(tags, first, last, bounds)
-            found = aggregate.windows(self.store, rows, ids, first, last, every_ns)
-            yield aggregate.frame_of(found, self.tags.series(ids))
-
-        return scan.lazy(aggregate.SCHEMA, batches)
-
     # -- care ---------------------------------------------------------------------------------------------------
 
     def info(self) -> Info:
@@ -340,6 +232,47 @@ class History:
             raise ConfigError(msg)
         return compaction.compact(self, progress, dry_run=dry_run, rows_max=rows_max, chunk_rows_min=chunk_rows_min)
 
+    def retain(
+        self,
+        policy: Retention,
+        progress: Progress | None = None,
+        *,
+        dry_run: bool = True,
+        rows_max: int = compaction.ROWS_MAX,
+    ) -> Retained:
+        """Roll up or drop what is past its time, by default only say what; see `retention` for the rules.
+
+        Parameters
+        ----------
+        policy
+            How long samples are kept, and the tiers of windows they become after.
+        progress
+            Called with (rows done, rows to do).
+        dry_run
+            Only say what would be done.
+        rows_max
+            Samples decoded at a time; some 100 bytes of memory each.
+
+        Raises
+        ------
+        ChecksumError
+            If a file is damaged or a step does not add up; nothing of that step is committed.
+        CapacityError
+            If the storage refuses, or other writers change the same files again and again.
+
+        Examples
+        --------
+        >>> import tempfile, datetime as dt, polars as pl
+        >>> h = History(tempfile.mkdtemp())
+        >>> now = dt.datetime.now(dt.UTC)
+        >>> times = [now - dt.timedelta(days=9), now]
+        >>> _ = h.append(pl.DataFrame({"tag": ["a", "a"], "time": times, "value": [1.0, 2.0]}))
+        >>> done = h.retain(Retention.of("2d", ["1h"]), dry_run=False)
+        >>> done.samples, done.windows_made, h.scan().collect().height
+        (1, 1, 1)
+        """
+        return retain(self, policy, progress, dry_run=dry_run, rows_max=rows_max)
+
     def verify(self, progress: Progress | None = None) -> Verification:
         """Read every file and check it against every hash and checksum there is; damage is named, never raised.
 
@@ -383,16 +316,3 @@ class History:
 
     def _repr_html_(self) -> str:
         return self.info()._repr_html_()
-
-
-def limits(start: TimeLike | None, end: TimeLike | None) -> tuple[int, int]:
-    """``start <= time < end`` as inclusive limits, ns.
-
-    Examples
-    --------
-    >>> limits("1970-01-01T00:00:01Z", "1970-01-01T00:00:02Z")
-    (1000000000, 1999999999)
-    """
-    first = NS_MIN if start is None else max(NS_MIN, min(time_ns(start), NS_MAX))
-    last = NS_MAX if end is None else max(NS_MIN, min(time_ns(end) - 1, NS_MAX))
-    return first, last

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,10 +44,18 @@ class FileIndex:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveFile:
+    """Rows that lie in no file of the table (see `tail`): `samples(row)` decodes one."""
+
+    path: str
+    samples: Callable[[int], Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """Selected rows of many files: `files`, and per row its file's position, its number there and its columns."""
 
-    files: list[FileIndex]
+    files: Sequence[FileIndex | LiveFile]
     file: npt.NDArray[np.int64]
     row: npt.NDArray[np.int64]
     head: dict[str, npt.NDArray[Any]]
@@ -124,6 +132,15 @@ class Index:
             in_set_kernel(head["tag_min"], head["tag_max"], np.asarray(ids, np.int64), wanted)
             keep &= wanted
         return Rows(files, file, row, head).take(keep)
+
+
+def in_set(
+    low: npt.NDArray[np.int64], high: npt.NDArray[np.int64], wanted: npt.NDArray[np.integer]
+) -> npt.NDArray[np.bool_]:
+    """Which ranges ``low..high`` hold one of `wanted` (sorted)."""
+    out = np.empty(len(low), np.bool_)
+    in_set_kernel(np.ascontiguousarray(low), np.ascontiguousarray(high), np.asarray(wanted, np.int64), out)
+    return out
 
 
 def prune(files: pl.DataFrame, ids: npt.NDArray[np.integer] | None, start: int, last: int) -> list[str]:

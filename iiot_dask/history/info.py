@@ -10,7 +10,7 @@ import polars as pl
 
 from iiot_dask.core.batch import ROW_BYTES
 from iiot_dask.core.times import time_text
-from iiot_dask.history.layout import BLOCK, CHUNK, parse_name
+from iiot_dask.history.layout import BLOCK, CHUNK, ROLLUP, parse_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,8 @@ class Info:
 
     `rows` counts stored samples; ones that repeat a (tag, time) of another row count until compaction drops them. `ratio` is
     against 16 bytes a sample (int64 time + float64 value). `start` and `end` are the first and last time as ISO text (None
-    when empty). `bytes` are those of live data files; `kinds` splits the figures into blocks (hot) and chunks (sealed).
+    when empty). `bytes` are those of live data files; `kinds` splits the figures into blocks (hot), chunks (sealed) and roll-up
+    rows (their `rows` are windows, and count in no other figure than files and bytes).
     """
 
     url: str
@@ -70,11 +71,11 @@ def info_of(url: str, version: int, tags: int, files: pl.DataFrame) -> Info:
     sizes: list[int] = files["size_bytes"].to_list() if files.height else []
     named = [(parse_name(path), size) for path, size in zip(paths, sizes, strict=True)]
     kinds = {}
-    for kind in (BLOCK, CHUNK):
+    for kind in (BLOCK, CHUNK, ROLLUP):
         mine = [(name, size) for name, size in named if name.kind == kind]
         rows, size = sum(n.rows for n, _ in mine), sum(s for _, s in mine)
         kinds[kind] = Kind(len(mine), rows, size, size / rows if rows else 0.0)
-    rows, size = sum(k.rows for k in kinds.values()), sum(k.bytes for k in kinds.values())
+    rows, size = sum(k.rows for n, k in kinds.items() if n != ROLLUP), sum(k.bytes for k in kinds.values())
     return Info(
         url=url,
         version=version,
@@ -84,8 +85,8 @@ def info_of(url: str, version: int, tags: int, files: pl.DataFrame) -> Info:
         bytes=size,
         bytes_per_sample=size / rows if rows else 0.0,
         ratio=rows * ROW_BYTES / size if size else 0.0,
-        start=time_text(_bound(files["min.start_ns"].min())) if rows else None,
-        end=time_text(_bound(files["max.end_ns"].max())) if rows else None,
+        start=time_text(_bound(files["min.start_ns"].min())) if files.height else None,
+        end=time_text(_bound(files["max.end_ns"].max())) if files.height else None,
         kinds=kinds,
     )
 

@@ -41,7 +41,8 @@ FILE_ROWS_MAX = 16_000_000
 DAYS_MAX = 8
 """Most files one write is split into by day; rows of further days share the file of the oldest."""
 
-BLOCK, CHUNK = "block", "chunk"
+BLOCK, CHUNK, ROLLUP = "block", "chunk", "rollup"
+"""Kinds of rows: samples of many tags, samples of one tag, windows of one tag that stand for samples no longer kept."""
 
 _STATS = ["min", "max", "sum", "first", "last"]
 COLUMNS = pa.schema(
@@ -96,7 +97,7 @@ _CHECKED = (
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
 _FILE = re.compile(
-    r"^(?:day=[^/]+/shard=\d+/)?(?P<kind>block|chunk)-(?P<name>[A-Za-z0-9_.-]+)-(?P<part>\d+)-(?P<rows>\d+)"
+    r"^(?:day=[^/]+/shard=\d+/)?(?P<kind>block|chunk|rollup)-(?P<name>[A-Za-z0-9_.-]+)-(?P<part>\d+)-(?P<rows>\d+)"
     r"-(?P<footer>[0-9a-f]{16})-(?P<hash>[0-9a-f]{32})\.parquet$"
 )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from iiot_dask.history.layout import BLOCK, DAY_NS, parse_name
+from iiot_dask.history.layout import BLOCK, DAY_NS, ROLLUP, parse_name
 
 FAN_IN = 8
 """Sealed files of one level and day that are merged into one of the next."""
@@ -63,8 +63,8 @@ def level_of(path: str) -> int:
     return int(found[1]) if found else 0
 
 
-def files_of(frame: pl.DataFrame) -> list[File]:
-    """The files of a log, oldest write first."""
+def files_of(frame: pl.DataFrame, *, rollups: bool = False) -> list[File]:
+    """The files of a log that hold samples, oldest write first; with `rollups` those of roll-up rows too."""
     out = [
         File(
             row["path"],
@@ -78,6 +78,7 @@ def files_of(frame: pl.DataFrame) -> list[File]:
             (row["min.order"], row["max.order"]),
         )
         for row in frame.iter_rows(named=True)
+        if rollups or parse_name(row["path"]).kind != ROLLUP
     ]
     return sorted(out, key=lambda f: (f.orders, f.path))
 

@@ -21,8 +21,7 @@ from iiot_dask.core.errors import ChecksumError, CodecError, DataError, VersionE
 from iiot_dask.history import layout
 from iiot_dask.history.blobs import Blobs, Samples, decode
 from iiot_dask.history.block import Columns
-from iiot_dask.history.index import FileIndex, Rows, overlapping, read_groups
-from iiot_dask.history.kernels import group as group_rows
+from iiot_dask.history.index import FileIndex, LiveFile, Rows, read_groups
 from iiot_dask.history.store import Store
 
 GROUP_ROWS = 1_000_000
@@ -129,6 +128,10 @@ def read_samples(store: Store, rows: Rows) -> list[Samples]:
     for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         at = order[a:b]
         file = rows.files[int(rows.file[at[0]])]
+        if isinstance(file, LiveFile):
+            for position in at.tolist():
+                out[position] = file.samples(int(rows.row[position]))
+            continue
         for position, blobs in zip(at.tolist(), read_blobs(store, file, rows.row[at]), strict=True):
             out[position] = decode_row(blobs, file.path, int(rows.row[position]), rows, position)
     return [s for s in out if s is not None]
@@ -155,36 +158,8 @@ def decode_row(blobs: Blobs, path: str, number: int, rows: Rows, position: int) 
     return found
 
 
-def decode_group(store: Store, group: Group) -> Columns:
-    """Samples of a group: position in ``group.ids`` (int64), time, value, quality; sorted, one a (tag, time).
-
-    Where rows overlap, the row of larger `order` wins (of equal orders the later file name).
-    """
-    return decode_counted(store, group)[0]
-
-
-def decode_counted(store: Store, group: Group) -> tuple[Columns, int]:
-    """`decode_group`, and how many samples the rows held before those written again were dropped."""
-    rows = group.rows
-    if not overlapping(rows).any():
-        rows = rows.take(np.lexsort((rows.head["start_ns"], rows.head["tag_id"])))
-        columns = _join(group, rows, read_samples(store, rows))
-        return columns, len(columns[0])
-    rows = rows.take(np.lexsort((rows.row, rows.file, rows.head["order"])))
-    tag, time, value, quality = _join(group, rows, read_samples(store, rows))
-    return group_rows(tag, time, value, quality, len(group.ids)), len(tag)
-
-
-def _join(group: Group, rows: Rows, samples: list[Samples]) -> Columns:
-    """The wanted samples of rows, one after the other."""
-    parts = [_wanted(group, s, int(rows.head["tag_id"][i])) for i, s in enumerate(samples)]
-    if not parts:
-        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty(0, np.uint8)
-    tag, time, value, quality = (np.concatenate([p[i] for p in parts]) for i in range(4))
-    return tag, time, value, quality
-
-
-def _wanted(group: Group, samples: Samples, tag_id: int) -> Columns:
+def wanted(group: Group, samples: Samples, tag_id: int) -> Columns:
+    """The samples of a decoded row (of tag `tag_id`, or -1: a block) that a group asks for, tags as positions."""
     time, value, quality = samples.time, samples.value, samples.quality
     if samples.runs is None or samples.lengths is None:
         a, b = np.searchsorted(time, group.start), np.searchsorted(time, group.last, side="right")

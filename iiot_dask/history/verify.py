@@ -7,18 +7,19 @@ statistics it says, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from iiot_dask.core.errors import ChecksumError, DataError, IiotError
-from iiot_dask.history import layout
-from iiot_dask.history.blobs import Samples
+from iiot_dask.history import layout, rollup
+from iiot_dask.history.blobs import Blobs, Samples
 from iiot_dask.history.index import FileIndex, Rows, read_index
 from iiot_dask.history.kernels import digest, statistics
 from iiot_dask.history.read import decode_row, in_order, read_blobs
+from iiot_dask.history.rollup import Windows
 from iiot_dask.history.store import Store
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def verify(history: History, progress: Progress | None = None) -> Verification:
     """Check every file of the table; see `History.verify`."""
     history.log.refresh()
     frame = history.log.files()
-    files = list(zip(frame["path"].to_list(), frame["size_bytes"].to_list() if frame.height else [], strict=True))
+    files = list(frame.iter_rows(named=True))
     damaged: list[str] = []
     try:
         history.tags.refresh()
@@ -61,32 +62,45 @@ def verify(history: History, progress: Progress | None = None) -> Verification:
         damaged.append(str(error))
     tags = len(history.tags)
     rows = size = good = 0
-    for i, (path, found, problems) in enumerate(in_order(files, lambda f: _check(history.store, f[0], f[1], tags))):
+    for i, (path, found, problems) in enumerate(in_order(files, lambda f: _check(history.store, f, tags))):
         damaged += problems
         if not problems:
             good += 1
             rows += found
-            size += files[i][1]
+            size += files[i]["size_bytes"]
         if progress is not None:
             progress(i + 1, len(files))
         del path
     return Verification(good, rows, size, damaged)
 
 
-def _check(store: Store, path: str, size: int, tags: int) -> tuple[str, int, list[str]]:
-    """(path, samples, problems) of one file."""
+def _check(store: Store, entry: Mapping[str, Any], tags: int) -> tuple[str, int, list[str]]:
+    """(path, samples, problems) of one file as the log has it."""
+    path = entry["path"]
     try:
-        check_bytes(store, path, size)
+        check_bytes(store, path, entry["size_bytes"])
         file = read_index(store, path)
     except (IiotError, OSError) as error:
         return path, 0, [str(error)]
     problems: list[str] = []
     if int(file.head["tag_max"].max()) >= tags:
         problems.append(f"file {path!r} has tag id {int(file.head['tag_max'].max())}; the tag table knows {tags} tags")
+    problems += _bounds(file, entry)
     for row, outcome in check_rows(store, file):
         if isinstance(outcome, IiotError):
             problems.append(_name(file, row, outcome))
     return path, int(file.head["count"].sum()), problems
+
+
+def _bounds(file: FileIndex, entry: Mapping[str, Any]) -> list[str]:
+    """What the log says of a file that its rows do not; the write order is the log's own."""
+    found = layout.log_stats(file.head, layout.parse_name(file.path).kind)
+    return [
+        f"the log says {side}.{name} {entry.get(f'{side}.{name}')!r} of file {file.path!r}; its rows have {value!r}"
+        for side in ("min", "max")
+        for name, value in found[f"{side}Values"].items()
+        if name != "order" and entry.get(f"{side}.{name}") != value
+    ]
 
 
 def _name(file: FileIndex, row: int, error: IiotError) -> str:
@@ -115,8 +129,8 @@ def check_bytes(store: Store, path: str, size: int) -> None:
         raise ChecksumError(msg)
 
 
-def check_rows(store: Store, file: FileIndex) -> Iterator[tuple[int, Samples | IiotError]]:
-    """Decode and check each row of a file: its number, and its samples or what is wrong."""
+def check_rows(store: Store, file: FileIndex) -> Iterator[tuple[int, Samples | Windows | IiotError]]:
+    """Decode and check each row of a file: its number, and its samples (or windows) or what is wrong."""
     n = len(file.head["count"])
     rows = Rows([file], np.zeros(n, np.int64), np.arange(n), file.head)
     for first in range(0, n, BATCH_ROWS):
@@ -128,12 +142,23 @@ def check_rows(store: Store, file: FileIndex) -> Iterator[tuple[int, Samples | I
             continue
         for row, blob in zip(numbers.tolist(), blobs, strict=True):
             try:
-                samples = decode_row(blob, file.path, row, rows, row)
-                _check_samples(samples, file, row)
+                samples = _checked(blob, file, row, rows)
             except IiotError as error:
                 yield row, error
             else:
                 yield row, samples
+
+
+def _checked(blobs: Blobs, file: FileIndex, row: int, rows: Rows) -> Samples | Windows:
+    if rollup.is_rollup(file.path):
+        windows = rollup.decode_named(
+            blobs, int(file.head["tag_id"][row]), int(file.head["count"][row]), file.path, row
+        )
+        rollup.check(windows, file.head, row)
+        return windows
+    samples = decode_row(blobs, file.path, row, rows, row)
+    _check_samples(samples, file, row)
+    return samples
 
 
 def _check_samples(samples: Samples, file: FileIndex, row: int) -> None:
@@ -168,16 +193,13 @@ def read_back(store: Store, path: str) -> tuple[int, int]:
     ChecksumError
         If anything is not as it should be.
     """
-    name = layout.parse_name(path)
-    content = memoryview(store.get(path))
-    if layout.file_hash(content) != name.hash:
-        msg = f"file {path!r} under {store.url!r} was not stored as written"
-        raise ChecksumError(msg)
+    _same_bytes(store, path)
     file = read_index(store, path)
     rows = total = 0
     for row, outcome in check_rows(store, file):
         if isinstance(outcome, IiotError):
             raise outcome
+        assert isinstance(outcome, Samples), "windows are read back by read_back_windows"
         count = len(outcome.time)
         tag = np.full(count, file.head["tag_id"][row])
         if outcome.runs is not None and outcome.lengths is not None:
@@ -185,3 +207,27 @@ def read_back(store: Store, path: str) -> tuple[int, int]:
         rows += count
         total += digest(tag, outcome.time, outcome.value, outcome.quality)
     return rows, total
+
+
+def read_back_windows(store: Store, path: str) -> int:
+    """Read a file of roll-up rows just written, checking everything; the digest of its windows (see `rollup.digest`).
+
+    Raises
+    ------
+    ChecksumError
+        If anything is not as it should be.
+    """
+    _same_bytes(store, path)
+    total = 0
+    for _, outcome in check_rows(store, read_index(store, path)):
+        if isinstance(outcome, IiotError):
+            raise outcome
+        assert isinstance(outcome, Windows), "the file's name says that it holds windows"
+        total += rollup.digest(outcome)
+    return total
+
+
+def _same_bytes(store: Store, path: str) -> None:
+    if layout.file_hash(memoryview(store.get(path))) != layout.parse_name(path).hash:
+        msg = f"file {path!r} under {store.url!r} was not stored as written"
+        raise ChecksumError(msg)

@@ -23,7 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     patch.setattr(layout, "FILE_ROWS_MAX", 64)
     patch.setattr(layout, "DAYS_MAX", 2)
     patch.setattr(block, "ROWS_A_DAY_MIN", 8)
-    patch.setattr(block, "ROW_GROUP", {layout.BLOCK: 2, layout.CHUNK: 3})
+    patch.setattr(block, "ROW_GROUP", {layout.BLOCK: 2, layout.CHUNK: 3, layout.ROLLUP: 2})
     patch.setattr(seal, "SLICE_ROWS", 8)
     patch.setattr(read, "GROUP_ROWS", 32)
     patch.setattr(merge, "FAN_IN", 3)

@@ -43,7 +43,7 @@ def test_sealed_chunks_are_aligned_and_answer_for_themselves(history: History, m
     # Not one sample is decoded for the hours of chunks.
     from iiot_dask.history import aggregate
 
-    monkeypatch.setattr(aggregate, "decode_group", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(aggregate, "join", lambda *_: pytest.fail("decoded"))
     found = history.aggregate("1h", "site*").collect()
     assert_frame_equal(found, windows.filter(pl.col("tag") != "slow"), rel_tol=1e-12)
 

@@ -207,12 +207,15 @@ def test_pushed_down_filters_change_nothing_but_the_work(history: History, monke
         history.compact()
     whole = history.scan().collect()
     opened: list[str] = []
-    from iiot_dask.history import read
+    from iiot_dask.history import place, read
 
-    real = read.read_blobs
-    monkeypatch.setattr(
-        read, "read_blobs", lambda store, file, rows: opened.append(file.path) or real(store, file, rows)
-    )
+    real = read.read_groups
+    for module in (place, read):
+        monkeypatch.setattr(
+            module,
+            "read_groups",
+            lambda store, path, metadata, groups, columns: opened.extend([path] * len(groups)) or real(store, path, metadata, groups, columns),
+        )
     time, tag, value = pl.col("time"), pl.col("tag"), pl.col("value")
     hour = pl.lit(T0 + 3 * HOUR).cast(pl.Datetime("ns", "UTC"))
     cases = {
