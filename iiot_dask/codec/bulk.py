@@ -42,21 +42,23 @@ def _crc_tables() -> npt.NDArray[np.uint32]:
 
 
 TABLES = _crc_tables()
+_ONES = np.uint32(0xFFFFFFFF)
 
 
 @kernel
 def crc_kernel(tables: Any, data: Any, a: Any, b: Any, crc: Any) -> Any:
     """CRC-32 of ``data[a:b]`` continued from `crc` (uint32), as zlib has it."""
-    c = ~crc
+    # Every step stays in uint32: numba widens mixed and inverted integers.
+    c = np.uint32(crc ^ _ONES)
     i = a
     while i + 8 <= b:
-        low = c ^ (
+        low = c ^ np.uint32(
             np.uint32(data[i])
             | np.uint32(data[i + 1]) << np.uint32(8)
             | np.uint32(data[i + 2]) << np.uint32(16)
             | np.uint32(data[i + 3]) << np.uint32(24)
         )
-        c = (
+        c = np.uint32(
             tables[7, low & np.uint32(0xFF)]
             ^ tables[6, (low >> np.uint32(8)) & np.uint32(0xFF)]
             ^ tables[5, (low >> np.uint32(16)) & np.uint32(0xFF)]
@@ -68,16 +70,17 @@ def crc_kernel(tables: Any, data: Any, a: Any, b: Any, crc: Any) -> Any:
         )
         i += 8
     while i < b:
-        c = (c >> np.uint32(8)) ^ tables[0, (c ^ np.uint32(data[i])) & np.uint32(0xFF)]
+        c = np.uint32((c >> np.uint32(8)) ^ tables[0, (c ^ np.uint32(data[i])) & np.uint32(0xFF)])
         i += 1
-    return ~c
+    return np.uint32(c ^ _ONES)
 
 
 @kernel
 def frames_kernel(
     tables: Any,
     data: Any,
-    bounds: Any,
+    first: Any,
+    end: Any,
     count: Any,
     values: bool,
     begin: Any,
@@ -94,8 +97,8 @@ def frames_kernel(
     """
     for r in range(len(count)):
         form[r] = 0
-        at = bounds[r]
-        stop = bounds[r + 1]
+        at = first[r]
+        stop = end[r]
         if stop - at < 7 or data[at] != _FIRST or data[at + 1] != (_GRID if values else _TIMES):
             continue
         found, after = read_varint(data, at + 2, stop)
@@ -202,14 +205,15 @@ def grid_kernel(data: Any, grids: Any, params: Any, misses: Any, count: Any, at:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Blobs behind each other: blob i is ``data[bounds[i]:bounds[i + 1]]`` (uint8, int64)."""
+    """Blobs in one buffer: blob i is ``data[begin[i]:end[i]]`` (uint8, int64)."""
 
     data: Bytes
-    bounds: Ints
+    begin: Ints
+    end: Ints
 
     def blob(self, i: int) -> bytes:
         """One of them."""
-        return self.data[self.bounds[i] : self.bounds[i + 1]].tobytes()
+        return self.data[self.begin[i] : self.end[i]].tobytes()
 
 
 def decode_times_into(column: Column, count: Ints, at: Ints, out: Ints) -> Ints:
@@ -231,7 +235,7 @@ def decode_times_into(column: Column, count: Ints, at: Ints, out: Ints) -> Ints:
     >>> from iiot_dask.codec import encode_times
     >>> blobs = [encode_times(np.arange(n)) for n in (3, 5)]
     >>> whole = np.frombuffer(b"".join(blobs), np.uint8).copy()
-    >>> column = Column(whole, np.array([0, len(blobs[0]), len(whole)]))
+    >>> column = Column(whole, np.array([0, len(blobs[0])]), np.array([len(blobs[0]), len(whole)]))
     >>> out = np.empty(8, np.int64)
     >>> decode_times_into(column, np.array([3, 5]), np.array([5, 0]), out).tolist(), out.tolist()
     ([], [0, 1, 2, 3, 4, 0, 1, 2])
@@ -250,15 +254,25 @@ def _into(column: Column, count: Ints, at: Ints, out: npt.NDArray[np.uint64], va
     form, grids, params = np.zeros(n, np.uint8), np.zeros(n, np.uint8), np.zeros(n)
     misses = np.zeros((n, 2), np.int64)
     frames_kernel(
-        TABLES, column.data, column.bounds, count, values is not None, begin, form, raw, grids, params, misses
+        TABLES,
+        column.data,
+        column.begin,
+        column.end,
+        count,
+        values is not None,
+        begin,
+        form,
+        raw,
+        grids,
+        params,
+        misses,
     )
     done = np.zeros(n, np.bool_)
     plain = np.flatnonzero((form > 0) & (form < _ZSTD))
-    stop = column.bounds[1:]
-    _streams(column.data, plain, begin[plain], stop[plain], form, count, at, out, done)
+    _streams(column.data, plain, begin[plain], column.end[plain], form, count, at, out, done)
     behind = np.flatnonzero(form >= _ZSTD)
     if len(behind):
-        whole, edges, behind = _unfolded(column, behind, begin, stop, raw)
+        whole, edges, behind = _unfolded(column, behind, begin, raw)
         _streams(whole, behind, edges[:-1], edges[1:], form, count, at, out, done)
     if values is not None:
         grid_kernel(column.data, grids, params, misses, count, at, values, done)
@@ -274,14 +288,16 @@ def _streams(
         streams_kernel(data, rows, begin, end, form, count, at, words, out, done)
 
 
-def _unfolded(column: Column, rows: Ints, begin: Ints, stop: Ints, raw: Ints) -> tuple[Bytes, Ints, Ints]:
+def _unfolded(column: Column, rows: Ints, begin: Ints, raw: Ints) -> tuple[Bytes, Ints, Ints]:
     """Zstd frames of `rows` unfolded behind each other: the bytes, their bounds, and the rows whose frames were sound."""
     if "decompressor" not in _local.__dict__:
         _local.decompressor = zstandard.ZstdDecompressor()
-    view = memoryview(column.data)
+    view = column.data.data
     parts: list[bytes] = []
     sound = []
-    for r, a, b, size in zip(rows.tolist(), begin[rows].tolist(), stop[rows].tolist(), raw[rows].tolist(), strict=True):
+    for r, a, b, size in zip(
+        rows.tolist(), begin[rows].tolist(), column.end[rows].tolist(), raw[rows].tolist(), strict=True
+    ):
         part = _unfold(_local.decompressor, view[a:b], size)
         if part is not None:
             parts.append(part)
