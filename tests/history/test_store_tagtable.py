@@ -6,10 +6,15 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iiot_dask.core.errors import CapacityError, ChecksumError, ConfigError, DataError, UnknownTagError, VersionError
+from iiot_dask.core.tags import check_tag, matches
 from iiot_dask.history import delta
+from iiot_dask.history.globs import first_illegal, matching
 from iiot_dask.history.layout import FORMAT
 from iiot_dask.history.store import Store
 from iiot_dask.history.tagtable import TABLE_NAME, TagTable
@@ -169,3 +174,47 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
     TagTable(Store(tmp_path))
     with pytest.raises(ConfigError, match=r"is the Delta table 'iiot_dask.tags'"):
         History(tmp_path)
+
+
+GLOB_NAMES = ["a", "a/b", "a/b/c", "x[1]", "x1", "ü/☃", "a+b", "a.b", "^a$", "A", "a*", "long" * 30]
+GLOBS = st.one_of(
+    st.sampled_from(
+        ["*", "a*", "*b", "a/?", "?", "*/*", "x[1]", "x[[]1]", "[!a]*", "*[0-9]", "a.b", "a+*", "^a?", "", "ü/?"]
+    ),
+    st.text("ab*?[]!x1/.+^$ü-\\", max_size=6),
+)
+
+
+@given(st.lists(GLOBS, max_size=3))
+def test_globs_over_columns_select_what_fnmatch_does(globs) -> None:
+    assert matching(pl.Series(GLOB_NAMES), globs).tolist() == matches(GLOB_NAMES, globs).tolist()
+
+
+@given(st.text(st.sampled_from("a./\x00\x1f\x7f\x80 ü"), max_size=6))
+def test_names_in_columns_are_judged_as_one_by_one(name) -> None:
+    try:
+        check_tag(name)
+        legal = True
+    except ConfigError:
+        legal = False
+    assert (first_illegal(pl.Series(["fine", name], dtype=pl.String)) is None) == legal
+
+
+def test_a_million_tags_are_numbered_in_one_go(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    names = pa.array([f"site{i % 7}/dev{i}" for i in range(200_000)])
+    tags = TagTable(Store(tmp_path))
+    assert np.array_equal(tags.ensure(names), np.arange(200_000))
+    again = TagTable(Store(tmp_path))
+    assert again.ids_of(["site6/dev6", "site0/dev7"]).tolist() == [6, 7]
+    assert again.series(np.array([5, 199_999])).to_list() == ["site5/dev5", f"site{199_999 % 7}/dev199999"]
+    assert len(again.ids("site3/*")) == len(range(3, 200_000, 7))
+    assert len(list(tmp_path.glob("names-*.parquet"))) == 1
+
+
+def test_a_lone_surrogate_is_no_tag(tmp_path: Path) -> None:
+    tags = TagTable(Store(tmp_path))
+    with pytest.raises(ConfigError, match="surrogate"):
+        tags.ensure(["a", "\ud800"])
+    assert tags.ids("\ud800").tolist() == []
