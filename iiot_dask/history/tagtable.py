@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ _SCHEMA = pa.schema([pa.field("id", pa.int64()), pa.field("tag", pa.string())])
 _FILE = re.compile(r"names-(\d+)-(\d+)-([0-9a-f]{32})\.parquet")
 
 
-Names = Sequence[str] | pa.Array | pa.ChunkedArray
+Names: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
 """Tag names as a Python sequence or an Arrow string array; no nulls."""
 
 
