@@ -151,6 +151,7 @@ class Log:
         self._partition_by = list(partition_by)
         self._lock = threading.RLock()
         self._files: tuple[int, pl.DataFrame] | None = None
+        self._seen_ns: int | None = None
         self._hashes: dict[str, int] = {}
         self.table = self._open()
         self._check()
@@ -247,11 +248,23 @@ class Log:
                 self._lock,
                 map_errors({DeltaError: DataError, OSError: DataError}, f"reading the log of {self.store.url!r}"),
             ):
-                before = self.version
-                self.table.update_incremental()
-                if self.version != before:
-                    self._check()
+                before, seen = self.version, self._folder_ns()
+                if seen is None or seen != self._seen_ns or self._follows():
+                    self.table.update_incremental()
+                    self._seen_ns = seen
+                    if self.version != before:
+                        self._check()
         return self.version
+
+    def _folder_ns(self) -> int | None:
+        """When the log's folder last changed, ns; None where that is not known (an object store)."""
+        local = self.store.local
+        return None if local is None else (local / "_delta_log").stat().st_mtime_ns
+
+    def _follows(self) -> bool:
+        """Whether a commit follows the version last looked at: a folder's time may stand still for some ms."""
+        local = self.store.local
+        return local is None or (local / "_delta_log" / f"{self.version + 1:020d}.json").exists()
 
     def files(self) -> pl.DataFrame:
         """The files of the version last looked at: path, size_bytes, num_records, partition.*, min.*, max.*.

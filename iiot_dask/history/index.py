@@ -30,6 +30,10 @@ TAIL_BYTES = 65_536
 
 INTS = ("tag_id", "tag_min", "tag_max", "start_ns", "end_ns", "count", "good", "first_ns", "last_ns", "order")
 FLOATS = ("min", "max", "sum", "first", "last")
+_EMPTY: dict[str, npt.NDArray[Any]] = {
+    **{n: np.empty(0, np.int64) for n in INTS},
+    **{n: np.empty(0, np.float64) for n in FLOATS},
+}
 NS_MIN, NS_MAX = int(np.iinfo(np.int64).min), int(np.iinfo(np.int64).max)
 
 
@@ -76,6 +80,7 @@ class Index:
         self._lock = threading.Lock()
         self._cache: OrderedDict[str, FileIndex] = OrderedDict()
         self._rows = 0
+        self._whole: tuple[Any, Rows] | None = None
 
     def file(self, path: str) -> FileIndex:
         """The index of one file.
@@ -116,22 +121,44 @@ class Index:
         `orders`: the write order of each path, from the log. The one in the file was written before the commit was made.
         """
         files = [self.file(path) for path in paths]
-        lengths = [len(f.head["count"]) for f in files]
-        head = {
-            name: np.concatenate(
-                [f.head[name] for f in files] or [np.empty(0, np.float64 if name in FLOATS else np.int64)]
-            )
-            for name in (*INTS, *FLOATS)
-        }
-        file = np.repeat(np.arange(len(files)), lengths)
-        head["order"] = np.repeat(np.array([orders[f.path] for f in files], np.int64), lengths)
-        row = np.concatenate([np.arange(n) for n in lengths] or [np.empty(0, np.int64)])
-        keep = (head["end_ns"] >= start) & (head["start_ns"] <= last)
-        if ids is not None:
-            wanted = np.empty(len(row), np.bool_)
-            in_set_kernel(head["tag_min"], head["tag_max"], np.asarray(ids, np.int64), wanted)
-            keep &= wanted
-        return Rows(files, file, row, head).take(keep)
+        order = np.array([orders[f.path] for f in files], np.int64)
+        parts = [_selected(f, ids, start, last) for f in files]
+        if all(part is None for part in parts):
+            return self._joined(files, order)
+        rows = [np.arange(len(f.head["count"])) if p is None else p for f, p in zip(files, parts, strict=True)]
+        return _join(files, order, rows)
+
+    def _joined(self, files: list[FileIndex], order: npt.NDArray[np.int64]) -> Rows:
+        """Every row of files; that of the last call is kept, because the next one is often the same."""
+        key = tuple(f.path for f in files), order.tobytes()
+        with self._lock:
+            if self._whole is not None and self._whole[0] == key:
+                return self._whole[1]
+        whole = _join(files, order, [np.arange(len(f.head["count"])) for f in files])
+        with self._lock:
+            self._whole = (key, whole) if len(whole) <= CACHE_ROWS_MAX else None
+        return whole
+
+
+def _selected(
+    file: FileIndex, ids: npt.NDArray[np.integer] | None, start: int, last: int
+) -> npt.NDArray[np.int64] | None:
+    """Numbers of the rows of a file that may hold what is asked for; None: all of them."""
+    head = file.head
+    keep = (head["end_ns"] >= start) & (head["start_ns"] <= last)
+    if ids is not None:
+        keep &= in_set(head["tag_min"], head["tag_max"], ids)
+    return None if keep.all() else np.flatnonzero(keep)
+
+
+def _join(files: list[FileIndex], order: npt.NDArray[np.int64], rows: list[npt.NDArray[np.int64]]) -> Rows:
+    lengths = [len(r) for r in rows]
+    head = {
+        name: np.concatenate([f.head[name][r] for f, r in zip(files, rows, strict=True)] or [_EMPTY[name]])
+        for name in (*INTS, *FLOATS)
+    }
+    head["order"] = np.repeat(order, lengths)
+    return Rows(files, np.repeat(np.arange(len(files)), lengths), np.concatenate([*rows, np.empty(0, np.int64)]), head)
 
 
 def in_set(
@@ -147,13 +174,11 @@ def prune(files: pl.DataFrame, ids: npt.NDArray[np.integer] | None, start: int, 
     """Paths of the files whose bounds in the Delta log admit samples of `ids` (sorted) with ``start <= time <= last``."""
     if not files.height or start > last or (ids is not None and not len(ids)):
         return []
-    keep = files.filter((pl.col("max.end_ns") >= start) & (pl.col("min.start_ns") <= last))
-    if ids is not None and keep.height:
-        wanted = np.empty(keep.height, np.bool_)
-        low, high = keep["min.tag_min"].to_numpy(), keep["max.tag_max"].to_numpy()
-        in_set_kernel(low, high, np.asarray(ids, np.int64), wanted)
-        keep = keep.filter(pl.Series(wanted))
-    return sorted(keep["path"].to_list())
+    columns = {name: files[name].to_numpy() for name in ("min.start_ns", "max.end_ns", "min.tag_min", "max.tag_max")}
+    keep = (columns["max.end_ns"] >= start) & (columns["min.start_ns"] <= last)
+    if ids is not None:
+        keep &= in_set(columns["min.tag_min"], columns["max.tag_max"], ids)
+    return sorted(files["path"].gather(np.flatnonzero(keep)).to_list())
 
 
 def open_checked(store: Store, path: str) -> Any:
