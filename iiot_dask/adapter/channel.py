@@ -8,8 +8,9 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 import termios
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from iiot_dask.adapter.logfile import BoundedLog
@@ -22,10 +23,18 @@ _F_SETPIPE_SZ = 1031
 _INT = struct.Struct("i")
 
 
-def command(*arguments: str) -> list[str]:
-    """The command line of an adapter's process; no secret and no setting is in it."""
-    # -P: a file in the plant's directory must not be imported in place of a module.
-    return [sys.executable, "-P", "-m", "iiot_dask.adapter.child", *arguments]
+@dataclass(frozen=True, slots=True)
+class Program:
+    """How a child is started: its command line, its environment, its working directory.
+
+    `base` is the plant file's folder, so that relative paths in a section mean what they say. `queue` is the size of the
+    pipe for what the child sends, bytes.
+    """
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    base: Path
+    queue: int = PIPE_BYTES
 
 
 class Channel:
@@ -35,12 +44,10 @@ class Channel:
 
     Parameters
     ----------
-    name
-        The adapter's name, shown by ``ps``.
+    program
+        What is started.
     opening
         The OPEN frame.
-    base
-        Working directory of the child: the plant file's, so that relative paths in its section mean what they say.
     log
         Takes the child's stderr.
     incarnation
@@ -52,7 +59,7 @@ class Channel:
         If the process can not be started.
     """
 
-    def __init__(self, name: str, opening: Frame, base: Path, log: BoundedLog, incarnation: int) -> None:
+    def __init__(self, program: Program, opening: Frame, log: BoundedLog, incarnation: int) -> None:
         self.incarnation = incarnation
         self.log = log
         self.drained = False
@@ -62,7 +69,7 @@ class Channel:
         self.opened = False
         self._out = bytearray(encode(opening))
         self._process = subprocess.Popen(
-            command(name), cwd=base, bufsize=0, start_new_session=True,
+            list(program.command), cwd=program.base, env=dict(program.environment), bufsize=0, start_new_session=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self.pid = self._process.pid
@@ -76,7 +83,7 @@ class Channel:
             os.set_blocking(descriptor, False)
         with contextlib.suppress(OSError):
             # A larger pipe saves context switches; a kernel that refuses leaves the usual 64 KiB.
-            fcntl.fcntl(self._stdout.fileno(), _F_SETPIPE_SZ, PIPE_BYTES)
+            fcntl.fcntl(self._stdout.fileno(), _F_SETPIPE_SZ, program.queue)
 
     # -- down --------------------------------------------------------------------------------------------------------
 

@@ -23,12 +23,12 @@ import sys
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from iiot_dask.adapter.childlog import Blotter, set_up, set_up_structlog
-from iiot_dask.adapter.contract import Adapter, Context, Poll
+from iiot_dask.adapter.contract import Adapter, Context, Kept, Poll
 from iiot_dask.adapter.limits import Limits, apply
-from iiot_dask.adapter.message import Failure, Family, Opening, State, poll_frames
+from iiot_dask.adapter.message import Failure, Family, Opening, State, poll_frames, read_kept
 from iiot_dask.adapter.wire import DOWN, Decoder, Frame, Kind, encode
 from iiot_dask.core.clock import Clock, SystemClock
 from iiot_dask.core.errors import DataError, IiotError, LocalAdapterError
@@ -42,6 +42,7 @@ ORPHAN_S = 10.0
 """Longest life after stdin has ended."""
 PIECE_BYTES = 1 << 16
 EXIT: Final[dict[Family, int]] = {"config": 78, "remote": 69, "local": 70}  # EX_CONFIG, EX_UNAVAILABLE, EX_SOFTWARE
+VERBS = ("--check", "--discover", "--decode")
 _PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("iiot_dask.adapter.child")
@@ -52,6 +53,7 @@ class Inbound:
     """What came down the pipe; filled by a thread, read by the loop."""
 
     opening: asyncio.Future[Opening]
+    kept: asyncio.Future[list[Kept]]
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     acked: asyncio.Event = field(default_factory=asyncio.Event)
     gone: bool = False
@@ -66,6 +68,12 @@ class Inbound:
                 self.opening.set_result(Opening.of(frame))
             except DataError as error:
                 self.opening.set_exception(error)
+        elif frame.kind is Kind.KEPT:
+            if not self.kept.done():
+                try:
+                    self.kept.set_result(read_kept(frame))
+                except DataError as error:
+                    self.kept.set_exception(error)
         elif frame.kind is Kind.ACK:
             # Only the newest matters: a burst of them becomes one call.
             self.position = frame.payload.decode()
@@ -78,6 +86,8 @@ class Inbound:
         if not self.opening.done():
             why = "stdin ended before the OPEN frame; this process is started by iiot-dask, not by hand"
             self.opening.set_exception(error or LocalAdapterError(why))
+        if not self.kept.done():
+            self.kept.set_result([])
         self.gone = True
         self.stop.set()
 
@@ -256,29 +266,48 @@ async def close(adapter: Adapter, timeout_s: float) -> None:
         log.warning("close() failed: %s", problem, exc_info=problem)
 
 
-async def serve(descriptors: tuple[int, int], blotter: Blotter, *, check: bool) -> int:
-    """Run one adapter, or its check, to its end; returns the exit status."""
+async def answer(verb: str, kind: type[Adapter], context: Context, inbound: Inbound, blotter: Blotter) -> list[Frame]:
+    """The frames that answer one of the verbs which need no session.
+
+    Raises
+    ------
+    LocalAdapterError
+        If the adapter does not have the verb.
+    """
+    if verb == "check":
+        problems = await kind.check(context)
+        return [State("checked", tuple(blotter(p) for p in problems)).frame()]
+    asked: Any = getattr(kind, verb, None)
+    if asked is None:
+        msg = f"adapter {context.config.name!r} can not {verb}: kind {context.config.kind!r} has no such verb"
+        raise LocalAdapterError(msg)
+    poll = Poll(tags=tuple(await asked(context))) if verb == "discover" else await asked(context, await inbound.kept)
+    return [*poll_frames(poll), State("checked").frame()]
+
+
+async def serve(descriptors: tuple[int, int], blotter: Blotter, *, verb: str | None) -> int:
+    """Run one adapter, or answer one verb, to its end; returns the exit status."""
     clock = SystemClock()
     loop = asyncio.get_running_loop()
-    inbound = Inbound(loop.create_future())
+    inbound = Inbound(loop.create_future(), loop.create_future())
     outbound = Outbound(descriptors[1], clock)
     loop.add_signal_handler(signal.SIGTERM, inbound.stop.set)
-    # A check's host writes one frame and closes the pipe; it keeps the time itself.
-    heard = (descriptors[0], loop, inbound, None if check else ORPHAN_S)
+    # Who asks a verb writes its frames and closes the pipe; it keeps the time itself.
+    heard = (descriptors[0], loop, inbound, ORPHAN_S if verb is None else None)
     threading.Thread(target=listen, args=heard, name="host", daemon=True).start()
     adapter: Adapter | None = None
     limits = Limits.model_validate({})
     try:
         opening = await inbound.opening
         limits = Limits.model_construct(**opening.limits)
-        apply(limits)
+        apply(limits, opening.config.name)
         registry: Registry[Adapter] = Registry("iiot_dask.adapters", "adapter")
         kind = registry.load(opening.config.kind)
         set_up_structlog(blotter)
         context = context_of(opening, blotter, clock)
-        if check:
-            problems = await kind.check(context)
-            await outbound.send(State("checked", tuple(blotter(p) for p in problems)).frame())
+        if verb is not None:
+            for frame in await answer(verb, kind, context, inbound, blotter):
+                await outbound.send(frame)
             return 0
         adapter = kind(context)
         await Session(adapter, limits, inbound, outbound, clock).run(opening.position)
@@ -335,7 +364,7 @@ def die_with_parent() -> None:
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Entry point: ``--check`` and the adapter's name, which is there for people who look at `ps`."""
+    """Entry point: ``--VERB``, if it is only to answer one, and the adapter's name, for people who look at `ps`."""
     die_with_parent()
     # Ctrl-C goes to the terminal's whole group; the host decides when its adapters stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -343,7 +372,8 @@ def main(arguments: list[str]) -> NoReturn:
     faulthandler.enable()
     blotter = Blotter()
     set_up(blotter)
-    status = asyncio.Runner().run(serve(descriptors, blotter, check="--check" in arguments))
+    verb = next((argument[2:] for argument in arguments if argument in VERBS), None)
+    status = asyncio.Runner().run(serve(descriptors, blotter, verb=verb))
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""The plug-in contract: four verbs on an adapter, and the frozen records it hands over.
+"""The plug-in contract: the verbs of an adapter, and the frozen records it hands over.
 
 An adapter lives in a process of its own. It never writes to a device. It knows nothing of the catalogue: tags are
 numbered from 0 in the order it announces them, and the ingest side translates.
@@ -14,7 +14,7 @@ from iiot_dask.core.batch import Batch
 from iiot_dask.core.clock import Clock
 from iiot_dask.core.config import Adapter as AdapterConfig
 
-RAW_BYTES_MAX = 1024
+RAW_BYTES_MAX = 4096
 """Most bytes of an offending payload an `Event` carries."""
 
 EventKind = Literal[
@@ -82,8 +82,29 @@ class Context:
     """(glob, expected period in ns) of the plant file's classes, for adapters that can not know a period."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes that could not be used when they came, out of the quarantine: an `Event`'s `node`, `reason` and `raw`."""
+
+    node: str
+    reason: str
+    raw: bytes
+    time_ns: int
+
+
 class Adapter(Protocol):
     """The contract. Constructed with a `Context`; constructing does no I/O.
+
+    The verbs below are all an adapter needs. Three more are looked for by name, because not every protocol has them:
+
+    ``options``: ClassVar[type[Model]]
+        The pydantic model of ``[adapters.options]``; ``iiot-dask adapters spec NAME`` publishes its JSON schema.
+    ``async discover(cls, context) -> list[TagInfo]``
+        What could be read from the endpoint, whether configured or not. Raises `RemoteAdapterError`.
+    ``async decode(cls, context, kept: Sequence[Kept]) -> Poll``
+        Decode bytes again that were reported in `malformed` or `rejected` events: the same path as live ones take.
+    ``bench``: ClassVar[str]
+        ``"module:Class"`` of a `iiot_dask.adapter.bench.Bench`, the source the conformance kit plays with.
 
     Not promised: that `close` is called (the process may be killed), that every position is acknowledged (only the
     newest matters), that `read` is called at any particular rate.

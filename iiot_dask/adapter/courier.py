@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,11 @@ class Delivery:
     poll: Poll
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """In the queue where an event of the host's waits in a list of its own."""
+
+
 class Courier(threading.Thread):
     """Reads one child after the other, and hands over what they say.
 
@@ -43,6 +49,8 @@ class Courier(threading.Thread):
         Called with (incarnation, event) for the supervisor, and with (incarnation, None) when a child's stdout has ended.
     clock, metrics
         Time and counts.
+    rate
+        Most rows/s taken from the child, averaged over a second; past it the child waits.
 
     Attributes
     ----------
@@ -63,6 +71,7 @@ class Courier(threading.Thread):
         notify: Callable[[int, Occurrence | None], None],
         clock: Clock,
         metrics: Metrics,
+        rate: float = float("inf"),
     ) -> None:
         super().__init__(name=f"iiot-adapter-{name}", daemon=True)
         self.adapter = name
@@ -73,25 +82,37 @@ class Courier(threading.Thread):
         self.last_ns: int | None = None
         self.session_down: str | None = None
         self.abandoned = False
+        self.rate = rate
+        self._hurry = threading.Event()
+        self._credit = rate
+        self._paced_ns = 0
         self._deliver = deliver
         self._notify = notify
         self._clock = clock
         self._metrics = metrics
-        self._queue: queue.Queue[Channel | Delivery | None] = queue.Queue(WAITING_MAX)
+        self._queue: queue.Queue[Channel | Word | None] = queue.Queue(WAITING_MAX)
+        self._told: deque[Delivery] = deque(maxlen=WAITING_MAX)
 
     # -- for the control thread --------------------------------------------------------------------------------------
 
     def follow(self, channel: Channel) -> None:
         """Read this child once everything before it is delivered."""
         self.heard_ns = self._clock.monotonic_ns()
+        self._hurry.clear()
         self._queue.put_nowait(channel)
 
     def tell(self, incarnation: int, event: Event) -> None:
-        """Deliver an event of the host's own."""
-        self._queue.put_nowait(Delivery(self.adapter, incarnation, Poll(events=(event,))))
+        """Deliver an event of the host's own: after what came before it, and not only when the child ends."""
+        self._told.append(Delivery(self.adapter, incarnation, Poll(events=(event,))))
+        self._queue.put_nowait(Word())
+
+    def hurry(self) -> None:
+        """Keep no pace until the next child: this one has been asked to end."""
+        self._hurry.set()
 
     def finish(self) -> None:
         """End the thread once everything is delivered."""
+        self._hurry.set()
         self._queue.put_nowait(None)
 
     # -- the thread --------------------------------------------------------------------------------------------------
@@ -102,7 +123,11 @@ class Courier(threading.Thread):
             if isinstance(item, Channel):
                 self._follow(item)
             else:
-                self._hand_over(item)
+                self._say()
+
+    def _say(self) -> None:
+        while self._told:
+            self._hand_over(self._told.popleft())
 
     def _follow(self, channel: Channel) -> None:
         decoder = Decoder(UP)
@@ -115,6 +140,7 @@ class Courier(threading.Thread):
                 continue
             decoder.feed(data)
             broken = self._frames(decoder, channel)
+            self._say()
             if broken is not None:
                 self._metrics.count("adapter_broken_streams_total", adapter=self.adapter)
                 self._notify(channel.incarnation, Broken(broken))
@@ -163,12 +189,27 @@ class Courier(threading.Thread):
         self._note(delivery.poll)
         return None
 
+    def _pace(self, rows: int) -> None:
+        """Wait until the rows just taken are within the rate: a bucket that holds one second's worth."""
+        now_ns = self._clock.monotonic_ns()
+        self._credit = min(self.rate, self._credit + (now_ns - self._paced_ns) / 1e9 * self.rate) - rows
+        self._paced_ns = now_ns
+        if self._credit >= 0 or self._hurry.is_set():
+            return
+        self._metrics.count("adapter_paced_total", adapter=self.adapter)
+        self.busy = True
+        self._hurry.wait(-self._credit / self.rate)
+        self.heard_ns = self._clock.monotonic_ns()
+        self.busy = False
+
     def _note(self, poll: Poll) -> None:
         rows = 0 if poll.batch is None else len(poll.batch)
         if rows:
             self.samples += rows
             self.last_ns = self._clock.now_ns()
             self._metrics.count("adapter_samples_total", rows, adapter=self.adapter)
+            if self.rate != float("inf"):
+                self._pace(rows)
         for event in poll.events:
             if event.kind in ERROR_KINDS:
                 self.errors += event.count

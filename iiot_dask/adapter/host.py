@@ -10,25 +10,22 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import psutil
 import structlog
 
-from iiot_dask.adapter.channel import Channel, command
-from iiot_dask.adapter.contract import Event
-from iiot_dask.adapter.courier import Courier, Delivery
-from iiot_dask.adapter.limits import Limits, take_limits
-from iiot_dask.adapter.logfile import BoundedLog
-from iiot_dask.adapter.message import Failure, Opening, read_up
-from iiot_dask.adapter.message import State as ChildState
+from iiot_dask.adapter import cgroup
+from iiot_dask.adapter.ask import check_adapter
+from iiot_dask.adapter.channel import Channel, Program
+from iiot_dask.adapter.contract import Event, EventKind
+from iiot_dask.adapter.courier import Delivery
+from iiot_dask.adapter.environment import command, environment
+from iiot_dask.adapter.line import PUBLIC, AdapterStatus, Line, line_of, section, timed
+from iiot_dask.adapter.message import Opening
 from iiot_dask.adapter.supervisor import (
     Action,
     Broken,
@@ -43,20 +40,17 @@ from iiot_dask.adapter.supervisor import (
     Start,
     State,
     Stop,
-    Supervisor,
     Tick,
 )
-from iiot_dask.adapter.wire import UP, Decoder, Frame, Kind, encode
+from iiot_dask.adapter.wire import Frame, Kind
 from iiot_dask.core.clock import Clock
 from iiot_dask.core.config import Adapter as AdapterConfig
 from iiot_dask.core.errors import ConfigError, DataError
 from iiot_dask.core.metrics import Metrics
 from iiot_dask.core.plantfile import LoadedPlant
-from iiot_dask.core.registry import Registry
 
 __all__ = ["AdapterStatus", "Delivery", "Host", "check_adapter"]
 
-GROUP = "iiot_dask.adapters"
 TICK_S = 0.25
 ENDING_S = 0.005
 MEASURE_NS = 1_000_000_000
@@ -64,64 +58,10 @@ CLOSED_NS = 10_000_000_000
 """Longest a process may live after it closed its stdout."""
 GIVE_UP_NS = 2_000_000_000
 """After a stop's deadline, longest wait for a delivery that still blocks."""
-CHECK_S = 30.0
+ASKED_STOP_NS = 15_000_000_000
+"""Longest an adapter that a person stops may take."""
 
 log = structlog.get_logger("iiot_dask.adapter.host")
-
-PublicState = Literal["starting", "running", "waiting", "degraded", "stopped", "failed"]
-_PUBLIC: dict[State, PublicState] = {
-    State.IDLE: "starting",
-    State.STARTING: "starting",
-    State.RUNNING: "running",
-    State.ENDING: "waiting",
-    State.WAITING: "waiting",
-    State.STOPPING: "running",
-    State.STOPPED: "stopped",
-    State.FAILED: "failed",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterStatus:
-    """One adapter now.
-
-    `state`: *starting* until its `open` has returned; *running*; *waiting* for its device or for a restart; *degraded*
-    when it failed too often and is restarted slowly; *stopped*; *failed* when only a person can help. `samples` and
-    `errors` (faults and unusable messages) are totals over all incarnations, `last_ns` the wall time of the last rows
-    (ns, None: never), `reason` the last fault in a sentence, `rss_bytes` and `cpu_share` (cores) of the process, 0 when
-    there is none.
-    """
-
-    name: str
-    kind: str
-    state: PublicState
-    pid: int | None
-    restarts: int
-    samples: int
-    errors: int
-    last_ns: int | None
-    reason: str
-    incarnation: int
-    rss_bytes: int
-    cpu_share: float
-
-
-@dataclass(slots=True)
-class _Line:
-    """Everything the control thread keeps of one adapter."""
-
-    config: AdapterConfig
-    limits: Limits
-    supervisor: Supervisor
-    courier: Courier
-    log: BoundedLog
-    position: str | None
-    unsent: str | None = None
-    channel: Channel | None = None
-    process: psutil.Process | None = None
-    rss_bytes: int = 0
-    cpu_share: float = 0.0
-    logged: bool = field(default=False)
 
 
 class Host:
@@ -168,11 +108,18 @@ class Host:
         self._base = plant.path.parent
         self._classes = _classes(plant)
         self._rng = np.random.default_rng() if rng is None else rng
+        self._deliver = deliver
+        self._log_dir = log_dir
+        self._policy = policy or Policy()
+        # Replaced, never changed: other threads walk through it.
         self._lines = {
-            config.name: self._line(config, deliver, positions.get(config.name), log_dir, policy or Policy())
-            for config in plant.config.adapters
+            config.name: self._line(config, positions.get(config.name), 0) for config in plant.config.adapters
         }
+        self._gone: dict[str, tuple[int, str | None]] = {}
+        self._parent = cgroup.find()
         self._lock = threading.Lock()
+        # bounded: one a call of a person's; the control thread takes them at once
+        self._requests: deque[Callable[[], None]] = deque()  # bounded
         # bounded: at most a few events a frame that is no rows, and a child that sends those without end is broken off
         self._events: deque[tuple[str, int, Occurrence | None]] = deque()  # bounded
         self._wake_out, self._wake_in = -1, -1
@@ -184,27 +131,13 @@ class Host:
         self._failure = ""
         self._finished = False
 
-    def _line(
-        self,
-        config: AdapterConfig,
-        deliver: Callable[[Delivery], None],
-        position: str | None,
-        log_dir: Path | None,
-        policy: Policy,
-    ) -> _Line:
-        installed = Registry[object](GROUP, "adapter").names()
-        if config.kind not in installed:
-            msg = f"adapter {config.name!r} has kind {config.kind!r}, which is not installed; installed: {', '.join(installed)}"
-            raise ConfigError(msg)
-        shown, limits = take_limits(config)
-        timed = Policy(
-            **{name: getattr(policy, name) for name in Policy.__slots__}
-            | {"open_ns": limits.open, "silence_ns": limits.silence}
-        )
+    def _line(self, config: AdapterConfig, position: str | None, first: int) -> Line:
         name = config.name
-        courier = Courier(name, deliver, lambda at, event: self._notify(name, at, event), self._clock, self._metrics)
-        path = None if log_dir is None else log_dir / f"adapter-{name}.jsonl"
-        return _Line(shown, limits, Supervisor(timed, self._rng), courier, BoundedLog(path), position)
+        return line_of(
+            config, deliver=self._deliver, notify=lambda at, event: self._notify(name, at, event), position=position,
+            log_dir=self._log_dir, policy=self._policy, first=first, clock=self._clock, metrics=self._metrics,
+            rng=self._rng,
+        )  # fmt: skip
 
     # -- for everyone ------------------------------------------------------------------------------------------------
 
@@ -236,7 +169,10 @@ class Host:
             (``adapter_stale_acks_total``) and goes no further: the present run began at an older one, sends those rows
             again and would take the number for one of its own. None: of the present run.
         """
-        line = self._lines[adapter]
+        line = self._lines.get(adapter)
+        if line is None:
+            # Removed while its last rows were written.
+            return
         with self._lock:
             if incarnation is not None and incarnation < line.supervisor.incarnation:
                 self._metrics.count("adapter_stale_acks_total", adapter=adapter)
@@ -250,6 +186,134 @@ class Host:
     def status(self) -> list[AdapterStatus]:
         """Every adapter now, in the order of the plant file. From any thread."""
         return [self._status(name, line) for name, line in self._lines.items()]
+
+    # -- one adapter while the others run ----------------------------------------------------------------------------
+
+    def start_adapter(self, name: str) -> None:
+        """Start an adapter that was stopped, or that failed; nothing happens to one that runs. Returns at once.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such adapter.
+        """
+        line = self._named(name)
+
+        def start() -> None:
+            line.wanted = "run"
+            if line.supervisor.state is State.FAILED and line.draft is None:
+                line.draft = line.config, line.limits
+
+        self._ask(start)
+
+    def stop_adapter(self, name: str) -> None:
+        """End an adapter cleanly and leave it so; its position is kept. Returns at once.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such adapter.
+        """
+        line = self._named(name)
+
+        def stop() -> None:
+            line.wanted = "stop"
+
+        self._ask(stop)
+
+    def restart_adapter(self, name: str) -> None:
+        """End an adapter cleanly and start it from its last position: the new process imports what is installed now.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such adapter.
+        """
+        line = self._named(name)
+
+        def restart() -> None:
+            line.draft = line.draft or (line.config, line.limits)
+
+        self._ask(restart)
+
+    def configure(self, config: AdapterConfig) -> None:
+        """Add an adapter, or restart one with another section from its last position. Returns at once.
+
+        Raises
+        ------
+        ConfigError
+            If its kind is not installed or its limits are wrong; nothing changes then.
+        """
+        draft = section(config)
+
+        def change() -> None:
+            line = self._lines.get(config.name)
+            if line is None:
+                first, position = self._gone.pop(config.name, (0, None))
+                line = self._line(config, position, first)
+                self._lines = self._lines | {config.name: line}
+                line.courier.start()
+                self._on(line, Start())
+            else:
+                line.wanted, line.draft = "run", draft
+
+        self._ask(change)
+
+    def remove(self, name: str) -> None:
+        """End an adapter cleanly and forget it, but for its position. Returns at once.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such adapter.
+        """
+        line = self._named(name)
+
+        def drop() -> None:
+            line.wanted = "gone"
+
+        self._ask(drop)
+
+    def apply(self, plant: LoadedPlant) -> dict[str, str]:
+        """Bring the adapters to what another version of the plant file says; those it says the same of are not touched.
+
+        Returns
+        -------
+        dict of str to str
+            What will happen to whom: ``"added"``, ``"changed"``, ``"removed"``.
+
+        Raises
+        ------
+        ConfigError
+            If any section is wrong; nothing changes then.
+        """
+        drafts = {config.name: section(config) for config in plant.config.adapters}
+        done = {name: "removed" for name in self._lines if name not in drafts}
+        for name, draft in drafts.items():
+            line = self._lines.get(name)
+            if line is None or line.wanted == "gone":
+                done[name] = "added"
+            elif (line.draft or (line.config, line.limits)) != draft:
+                done[name] = "changed"
+        self._classes = _classes(plant)
+        for config in plant.config.adapters:
+            if config.name in done:
+                self.configure(config)
+        for name, what in done.items():
+            if what == "removed":
+                self.remove(name)
+        return done
+
+    def _named(self, name: str) -> Line:
+        line = self._lines.get(name)
+        if line is None:
+            msg = f"no adapter {name!r}; there are {', '.join(self._lines) or 'none'}"
+            raise ConfigError(msg)
+        return line
+
+    def _ask(self, request: Callable[[], None]) -> None:
+        self._requests.append(request)
+        self._wake()
 
     def stop(self, timeout_s: float = 15.0) -> None:
         """Stop every adapter: children end after their current read, what they sent is delivered, then the rest is killed.
@@ -270,9 +334,9 @@ class Host:
         os.close(self._wake_in)
         os.close(self._wake_out)
 
-    def _status(self, name: str, line: _Line) -> AdapterStatus:
+    def _status(self, name: str, line: Line) -> AdapterStatus:
         supervisor, channel = line.supervisor, line.channel
-        state, reason = _PUBLIC[supervisor.state], supervisor.reason
+        state, reason = PUBLIC[supervisor.state], supervisor.reason
         down = line.courier.session_down
         if self._failure:
             state, reason = "failed", self._failure
@@ -283,7 +347,7 @@ class Host:
         return AdapterStatus(
             name, line.config.kind, state, None if channel is None else channel.pid, supervisor.restarts,
             line.courier.samples, line.courier.errors + supervisor.faults, line.courier.last_ns, reason,
-            supervisor.incarnation, line.rss_bytes, line.cpu_share,
+            supervisor.incarnation, line.rss_bytes, line.cpu_share, line.held_by,
         )  # fmt: skip
 
     def _notify(self, name: str, incarnation: int, event: Occurrence | None) -> None:
@@ -320,9 +384,12 @@ class Host:
     def _turn(self) -> bool:
         """Do all there is to do now; True when everything has ended as asked."""
         now_ns = self._clock.monotonic_ns()
+        while self._requests:
+            self._requests.popleft()()
         while self._events:
             name, incarnation, event = self._events.popleft()
-            self._heard(self._lines[name], incarnation, event, now_ns)
+            if name in self._lines:
+                self._heard(self._lines[name], incarnation, event, now_ns)
         measure = now_ns - self._measured_ns >= MEASURE_NS
         if measure:
             self._measured_ns = now_ns
@@ -330,6 +397,8 @@ class Host:
             self._tend(line, now_ns)
             if measure:
                 self._measure(line)
+            if self._stop_ns is None:
+                self._steer(line)
         if self._stop_ns is None:
             return False
         for line in self._lines.values():
@@ -337,7 +406,7 @@ class Host:
                 self._on(line, Stop(max(0, self._stop_ns + self._timeout_ns - now_ns)))
         return all(line.channel is None for line in self._lines.values())
 
-    def _heard(self, line: _Line, incarnation: int, event: Occurrence | None, now_ns: int) -> None:
+    def _heard(self, line: Line, incarnation: int, event: Occurrence | None, now_ns: int) -> None:
         channel = line.channel
         if channel is None or channel.incarnation != incarnation:
             return
@@ -348,7 +417,7 @@ class Host:
             channel.opened = True
         self._on(line, event)
 
-    def _tend(self, line: _Line, now_ns: int) -> None:
+    def _tend(self, line: Line, now_ns: int) -> None:
         channel = line.channel
         if channel is not None:
             channel.copy_log()
@@ -361,14 +430,14 @@ class Host:
                 self._on(line, Broken(f"closed its pipe but did not end within {CLOSED_NS / 1e9:g} s"))
         self._on(line, Tick(self._heard_ns(line, now_ns)))
 
-    def _acknowledge(self, line: _Line, channel: Channel) -> None:
+    def _acknowledge(self, line: Line, channel: Channel) -> None:
         if not channel.opened:
             return
         with self._lock:
             if line.unsent is not None and channel.acknowledge(line.unsent):
                 line.unsent = None
 
-    def _bury(self, line: _Line, channel: Channel, now_ns: int) -> None:
+    def _bury(self, line: Line, channel: Channel, now_ns: int) -> None:
         """The process is gone: once its last frame is delivered, say so; give up on a delivery that outlasts a stop."""
         if not channel.drained:
             if self._stop_ns is None or now_ns < self._stop_ns + self._timeout_ns + GIVE_UP_NS:
@@ -377,12 +446,40 @@ class Host:
             self._metrics.count("adapter_abandoned_deliveries_total", adapter=line.config.name)
         self._unregister(channel)
         sentence = channel.reap()
-        line.channel = None
-        line.process = None
-        line.rss_bytes, line.cpu_share = 0, 0.0
+        line.release()
         self._on(line, Exited(sentence))
 
-    def _heard_ns(self, line: _Line, now_ns: int) -> int:
+    def _steer(self, line: Line) -> None:
+        """Bring a line to what a person asked for: stop it, then change it, start it or drop it."""
+        state = line.supervisor.state
+        over = state in (State.STOPPED, State.FAILED)
+        if line.wanted == "run" and line.draft is None:
+            if state is State.STOPPED:
+                self._on(line, Start())
+        elif not over:
+            if state is not State.STOPPING:
+                self._on(line, Stop(ASKED_STOP_NS))
+        elif line.channel is None:
+            self._settle_line(line)
+
+    def _settle_line(self, line: Line) -> None:
+        if line.wanted == "gone":
+            line.courier.finish()
+            line.log.close()
+            self._gone[line.config.name] = (line.supervisor.incarnation + 1, line.position)
+            self._lines = {name: other for name, other in self._lines.items() if other is not line}
+        elif line.draft is not None:
+            with self._lock:
+                if line.draft[0].kind != line.config.kind:
+                    line.position = None  # another kind's positions mean nothing to this one
+                line.config, line.limits = line.draft
+                line.draft = None
+            line.supervisor.policy = timed(self._policy, line.limits)
+            line.courier.rate = line.limits.rate
+            if line.wanted == "run":
+                self._on(line, Start())
+
+    def _heard_ns(self, line: Line, now_ns: int) -> int:
         courier, channel = line.courier, line.channel
         if courier.busy or channel is None:
             return now_ns
@@ -392,28 +489,21 @@ class Host:
             return now_ns
         return heard_ns
 
-    def _measure(self, line: _Line) -> None:
+    def _measure(self, line: Line) -> None:
+        over = line.measure()
         if line.channel is None:
-            return
-        try:
-            if line.process is None:
-                line.process = psutil.Process(line.channel.pid)
-            line.rss_bytes = line.process.memory_info().rss
-            line.cpu_share = line.process.cpu_percent() / 100
-        except psutil.Error:
-            # It is ending this moment; `has_ended` will say so.
             return
         name = line.config.name
         self._metrics.gauge("adapter_rss_bytes", line.rss_bytes, adapter=name)
         self._metrics.gauge("adapter_cpu_share", line.cpu_share, adapter=name)
-        if line.rss_bytes > line.limits.memory:
-            self._on(
-                line, Broken(f"uses {line.rss_bytes} bytes of memory; options.limits.memory = {line.limits.memory}")
-            )
+        while line.notes:
+            self._tell(line, "info", line.notes.pop())
+        if over is not None:
+            self._on(line, Broken(over))
 
     # -- actions -----------------------------------------------------------------------------------------------------
 
-    def _on(self, line: _Line, event: Occurrence) -> None:
+    def _on(self, line: Line, event: Occurrence) -> None:
         before = line.supervisor.state
         for action in line.supervisor.on(event, self._clock.monotonic_ns()):
             self._do(line, action)
@@ -421,11 +511,12 @@ class Host:
         if after is not before:
             log.info("adapter", name=line.config.name, state=after.name.lower(), reason=line.supervisor.reason)
 
-    def _do(self, line: _Line, action: Action) -> None:
+    def _do(self, line: Line, action: Action) -> None:
         match action:
             case Launch(incarnation):
                 self._launch(line, incarnation)
             case SendStop():
+                line.courier.hurry()
                 if line.channel is not None:
                     line.channel.send(Frame(Kind.STOP))
                     line.channel.flush()
@@ -433,22 +524,27 @@ class Host:
                 if line.channel is not None:
                     line.channel.kill()
             case Report(kind, reason):
-                name = line.config.name
-                event = Event(kind, name, self._clock.now_ns(), reason)
-                line.courier.tell(line.supervisor.incarnation, event)
-                self._metrics.count("adapter_reports_total", adapter=name, kind=kind)
+                self._tell(line, kind, reason)
+                self._metrics.count("adapter_reports_total", adapter=line.config.name, kind=kind)
 
-    def _launch(self, line: _Line, incarnation: int) -> None:
+    def _tell(self, line: Line, kind: EventKind, reason: str) -> None:
+        line.courier.tell(line.supervisor.incarnation, Event(kind, line.config.name, self._clock.now_ns(), reason))
+
+    def _launch(self, line: Line, incarnation: int) -> None:
         name = line.config.name
         with self._lock:
             position, line.unsent = line.position, None
         opening = Opening(line.config, self._base, position, self._classes, line.limits.model_dump())
+        program = Program(
+            command(line.config, name), environment(line.config, line.limits), self._base, line.limits.queue
+        )
         try:
-            channel = Channel(name, opening.frame(), self._base, line.log, incarnation)
+            channel = Channel(program, opening.frame(), line.log, incarnation)
         except (OSError, DataError) as error:
             self._on(line, Exited(f"can not be started: {error}"))
             return
         line.channel = channel
+        line.hold(self._parent)
         self._metrics.count("adapter_launches_total", adapter=name)
         assert self._selector is not None
         self._selector.register(channel.stderr, selectors.EVENT_READ, channel)
@@ -508,56 +604,3 @@ class Host:
 
 def _classes(plant: LoadedPlant) -> tuple[tuple[str, int], ...]:
     return tuple((c.match, c.period) for c in plant.config.classes if c.period)
-
-
-def check_adapter(plant: LoadedPlant, config: AdapterConfig, timeout_s: float = CHECK_S) -> list[str]:
-    """Have an adapter look at its endpoint and tags, in a process of its own.
-
-    Parameters
-    ----------
-    plant
-        The loaded plant file.
-    config
-        One of its adapters.
-    timeout_s
-        Seconds until the process is killed.
-
-    Returns
-    -------
-    list of str
-        Sentences on what is wrong; empty when all is well.
-    """
-    try:
-        shown, limits = take_limits(config)
-    except ConfigError as error:
-        return [str(error)]
-    base = plant.path.parent
-    opening = Opening(shown, base, None, _classes(plant), limits.model_dump())
-    done = subprocess.Popen(
-        command("--check", config.name), cwd=base, start_new_session=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    with done:
-        try:
-            out, err = done.communicate(encode(opening.frame()), timeout_s)
-        except subprocess.TimeoutExpired:
-            done.kill()
-            return [f"adapter {config.name!r} did not finish its check within {timeout_s:g} s"]
-    return _verdict(config.name, out, done.returncode, err)
-
-
-def _verdict(name: str, out: bytes, code: int, err: bytes) -> list[str]:
-    decoder = Decoder(UP)
-    decoder.feed(out)
-    try:
-        while frame := decoder.next_frame():
-            said = read_up(frame)
-            if isinstance(said, ChildState) and said.state == "checked":
-                return list(said.problems)
-            if isinstance(said, Failure):
-                return [said.sentence]
-    except DataError as error:
-        return [f"adapter {name!r} answered its check with damaged bytes: {error}"]
-    log_ = BoundedLog(None)
-    log_.write(err)
-    return [f"adapter {name!r} ended with status {code} before it answered: {log_.last_line}"]

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 import orjson
 
-from iiot_dask.adapter.contract import RAW_BYTES_MAX, Event, EventKind, Poll, TagInfo
+from iiot_dask.adapter.contract import RAW_BYTES_MAX, Event, EventKind, Kept, Poll, TagInfo
 from iiot_dask.adapter.wire import Frame, Kind
 from iiot_dask.core.batch import Batch
 from iiot_dask.core.config import Adapter as AdapterConfig
@@ -38,7 +38,7 @@ POSITION_BYTES_MAX = 64 << 10
 TEXT_MAX = 2_000
 """Longest reason or sentence, characters; the rest is cut."""
 TAGS_A_FRAME = 4_000
-EVENTS_A_FRAME = 1_000
+EVENTS_A_FRAME = 500
 
 _HEAD = struct.Struct("<I")
 _EVENT_KINDS = frozenset(get_args(EventKind))
@@ -149,6 +149,32 @@ def clip(text: str) -> str:
 def ack(position: str) -> Frame:
     """An ACK frame."""
     return Frame(Kind.ACK, position.encode())
+
+
+def kept_frame(kept: Sequence[Kept]) -> Frame:
+    """A KEPT frame.
+
+    Raises
+    ------
+    DataError
+        When it is sent: if there is more than one frame may hold.
+    """
+    rows = [[item.node, item.reason, base64.b64encode(item.raw).decode(), item.time_ns] for item in kept]
+    return Frame(Kind.KEPT, orjson.dumps(rows))
+
+
+def read_kept(frame: Frame) -> list[Kept]:
+    """What a KEPT frame holds.
+
+    Raises
+    ------
+    SchemaError
+        If it holds something else.
+    """
+    try:
+        return [Kept(node, reason, base64.b64decode(raw), at) for node, reason, raw, at in orjson.loads(frame.payload)]
+    except (ValueError, TypeError) as error:
+        raise _wrong(frame, error) from error
 
 
 # -- polls: up -------------------------------------------------------------------------------------------------------

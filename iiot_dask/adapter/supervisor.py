@@ -166,8 +166,8 @@ TABLE: dict[State, tuple[str, ...]] = {
     State.ENDING:   ("nothing", "nothing", "nothing",        "broken",         "ended",   "ending_tick",   "stop"),
     State.WAITING:  ("nothing", "nothing", "nothing",        "nothing",        "nothing", "waiting_tick",  "stopped"),
     State.STOPPING: ("nothing", "nothing", "stopping_fault", "stopping_fault", "stopped", "stopping_tick", "nothing"),
-    State.STOPPED:  ("nothing", "nothing", "nothing",        "nothing",        "nothing", "nothing",       "nothing"),
-    State.FAILED:   ("nothing", "nothing", "nothing",        "nothing",        "nothing", "nothing",       "nothing"),
+    State.STOPPED:  ("again",   "nothing", "nothing",        "nothing",        "nothing", "nothing",       "nothing"),
+    State.FAILED:   ("again",   "nothing", "nothing",        "nothing",        "nothing", "nothing",       "nothing"),
 }
 # fmt: on
 """The rules: what each state does at each event; a name is the method of `Supervisor` with an underscore before it."""
@@ -186,6 +186,8 @@ class Supervisor:
         Times and counts.
     rng
         For the jitter.
+    first
+        Number of the first process.
 
     Attributes
     ----------
@@ -207,12 +209,12 @@ class Supervisor:
     ([Launch(incarnation=1)], [Report(kind='connected', reason='restarted')])
     """
 
-    def __init__(self, policy: Policy, rng: np.random.Generator) -> None:
+    def __init__(self, policy: Policy, rng: np.random.Generator, first: int = 0) -> None:
         self.policy = policy
         self.state = State.IDLE
         self.degraded = False
         self.reason = ""
-        self.incarnation = -1
+        self.incarnation = first - 1
         self.restarts = 0
         self.faults = 0
         self.due_ns: int | None = None
@@ -238,13 +240,17 @@ class Supervisor:
         self._go(State.STARTING, now_ns + self.policy.open_ns)
         return [Launch(self.incarnation)]
 
+    def _again(self, event: Occurrence, now_ns: int) -> list[Action]:
+        """A person starts it: whatever happened before no longer counts."""
+        self._settle()
+        self._config = False
+        return self._launch(event, now_ns)
+
     def _opened(self, _event: Occurrence, now_ns: int) -> list[Action]:
         self._opened_ns = now_ns
         self._go(State.RUNNING, now_ns + self.policy.silence_ns)
-        if not self._down:
-            return []
-        self._down = False
-        return [Report("connected", "restarted")]
+        # In a crash loop "it is back" would be a lie once a minute: that is told when it has settled.
+        return [] if self.degraded else self._report_up()
 
     def _faulted(self, event: Occurrence, now_ns: int) -> list[Action]:
         assert isinstance(event, Faulted)
@@ -265,11 +271,13 @@ class Supervisor:
     def _running_tick(self, event: Occurrence, now_ns: int) -> list[Action]:
         assert isinstance(event, Tick)
         self.due_ns = event.heard_ns + self.policy.silence_ns
+        actions: list[Action] = []
         if now_ns - self._opened_ns >= self.policy.settle_ns:
             self._settle()
+            actions = self._report_up()
         if not self._past(now_ns):
-            return []
-        return self._kill(f"sent nothing for {(now_ns - event.heard_ns) / S:.1f} s; read() hangs")
+            return actions
+        return actions + self._kill(f"sent nothing for {(now_ns - event.heard_ns) / S:.1f} s; read() hangs")
 
     def _ending_tick(self, _event: Occurrence, now_ns: int) -> list[Action]:
         if not self._past(now_ns):
@@ -298,7 +306,8 @@ class Supervisor:
         wait_ns = self.policy.wait_ns(self._doublings, self._rng, degraded=self.degraded)
         self._doublings += 1
         self._go(State.WAITING, now_ns + wait_ns)
-        return self._report_down(f"{self.reason}; restart in {wait_ns / S:.1f} s")
+        loop = f"crash loop, {len(self._recent)} ends within {span / S:.0f} s: " if self.degraded else ""
+        return self._report_down(f"{loop}{self.reason}; restart in {wait_ns / S:.1f} s")
 
     def _stop(self, event: Occurrence, now_ns: int) -> list[Action]:
         assert isinstance(event, Stop)
@@ -345,6 +354,12 @@ class Supervisor:
         self._doublings = 0
         self._recent.clear()
         self.reason = ""
+
+    def _report_up(self) -> list[Action]:
+        if not self._down:
+            return []
+        self._down = False
+        return [Report("connected", "restarted")]
 
     def _report_down(self, reason: str) -> list[Action]:
         # One report for one absence, however many restarts it takes.

@@ -50,10 +50,12 @@ class Kind(IntEnum):
     """A position that is durable."""
     STOP = 18
     """End cleanly."""
+    KEPT = 19
+    """Bytes out of the quarantine, to be decoded again; the second frame of a ``--decode``."""
 
 
 UP = frozenset({Kind.SCHEMA, Kind.BATCH, Kind.STATE, Kind.ERROR})
-DOWN = frozenset({Kind.OPEN, Kind.ACK, Kind.STOP})
+DOWN = frozenset({Kind.OPEN, Kind.ACK, Kind.STOP, Kind.KEPT})
 
 PAYLOAD_BYTES_MAX: dict[Kind, int] = {
     Kind.SCHEMA: 16 << 20,
@@ -64,6 +66,7 @@ PAYLOAD_BYTES_MAX: dict[Kind, int] = {
     Kind.OPEN: 256 << 20,
     Kind.ACK: 128 << 10,
     Kind.STOP: 0,
+    Kind.KEPT: 64 << 20,
 }
 """Largest payload of each kind, bytes. A longer one is refused by the writer and by the reader."""
 

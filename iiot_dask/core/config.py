@@ -100,6 +100,9 @@ class Adapter(Model):
     security_mode: Literal["None", "Sign", "SignAndEncrypt"] | None = None
     sampling: Span = _span("0ms")
     queue_size: int = Field(100, ge=1, le=100_000)
+    command: tuple[str, ...] = Field(
+        (), description="start the adapter's process by this instead of this Python: another venv, ssh, docker run -i"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="keys of a plug-in's own")
 
 

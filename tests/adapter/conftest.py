@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 import tomli_w
@@ -14,6 +15,10 @@ from iiot_dask.adapter.supervisor import Policy
 from iiot_dask.core.clock import SystemClock
 from iiot_dask.core.metrics import Metrics
 from iiot_dask.core.plantfile import load
+
+# A loaded machine may stand still for a second; that is no finding.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 PLUGIN = Path(__file__).parent / "plugin"
 QUICK = Policy(first_ns=50_000_000, cap_ns=200_000_000)

@@ -388,7 +388,7 @@ def test_children_die_with_a_host_that_is_killed(tmp_path, plugin, wait_until):
 
 def test_a_child_closes_when_its_stdin_ends(tmp_path, plugin):
     """The way out where the kernel does not kill with the parent: end of stdin is a stop."""
-    from iiot_dask.adapter.channel import command
+    from iiot_dask.adapter.environment import command
     from iiot_dask.adapter.limits import take_limits
     from iiot_dask.adapter.message import Opening
     from iiot_dask.adapter.wire import encode
@@ -397,7 +397,7 @@ def test_a_child_closes_when_its_stdin_ends(tmp_path, plugin):
     config, limits = take_limits(Adapter(name="n", kind="counting"))
     opening = Opening(config, tmp_path, None, (), limits.model_dump())
     done = subprocess.run(
-        command("n"), input=encode(opening.frame()), cwd=tmp_path, capture_output=True, timeout=120, check=False
+        command(config, "n"), input=encode(opening.frame()), cwd=tmp_path, capture_output=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "n.notes").read_text().splitlines()[-1:] == ["close"]

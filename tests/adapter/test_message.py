@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iiot_dask.adapter.contract import Event, Poll, TagInfo
+from iiot_dask.adapter.contract import RAW_BYTES_MAX, Event, Poll, TagInfo
 from iiot_dask.adapter.message import (
     EVENTS_A_FRAME,
     ROWS_MAX,
@@ -73,7 +73,9 @@ def test_a_poll_comes_out_as_it_went_in(tags, events, count, position):
 
 def test_many_tags_and_events_are_several_frames_within_limits():
     tags = tuple(TagInfo(f"{i}/" + "t" * 505, "d" * 512, "a" * 512) for i in range(3 * TAGS_A_FRAME))
-    events = tuple(replace(EVENT, raw=bytes(1024), reason="r" * TEXT_MAX) for _ in range(2 * EVENTS_A_FRAME + 1))
+    events = tuple(
+        replace(EVENT, raw=bytes(RAW_BYTES_MAX), reason="r" * TEXT_MAX) for _ in range(2 * EVENTS_A_FRAME + 1)
+    )
     frames, said = through(Poll(tags, rows(ROWS_MAX), events, "p" * 65536))
     assert [f.kind.name for f in frames] == ["SCHEMA"] * 3 + ["STATE"] * 2 + ["BATCH"]
     assert sum((s.events for s in said), ()) == events
@@ -109,7 +111,7 @@ def test_long_reasons_are_cut_and_broken_characters_replaced():
         (Poll(events=(replace(EVENT, node=""),)), "has node ''"),
         (Poll(events=(replace(EVENT, count=0),)), "count 0"),
         (Poll(events=(replace(EVENT, time_ns=1.5),)), "time_ns 1.5"),
-        (Poll(events=(replace(EVENT, raw=bytes(1025)),)), "1025 raw bytes; at most 1024"),
+        (Poll(events=(replace(EVENT, raw=bytes(4097)),)), "4097 raw bytes; at most 4096"),
     ],
 )
 def test_what_breaks_the_contract_is_named(poll, said):

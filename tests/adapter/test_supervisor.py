@@ -96,9 +96,12 @@ def test_wrong_configuration_is_final_and_reported():
     assert s.on(Faulted("config", "tag 'a' has no address"), S) == []
     assert s.on(Exited("ended with status 78"), 2 * S) == [Report("disconnected", "tag 'a' has no address")]
     assert s.state is State.FAILED
-    for event in (Tick(0), Start(), Exited("again"), Stop(1)):
+    for event in (Tick(0), Exited("again"), Stop(1)):
         assert s.on(event, 10**6 * S) == []
     assert (s.state, s.reason, s.due_ns) == (State.FAILED, "tag 'a' has no address", None)
+    # Only a person can help: the section was changed, and it is started again.
+    assert s.on(Start(), 10**7 * S) == [Launch(1)]
+    assert s.on(Opened(), 10**7 * S + 1) == [Report("connected", "restarted")]
 
 
 @pytest.mark.parametrize("family", ["remote", "local"])
@@ -197,8 +200,33 @@ def test_stop_between_runs_needs_no_process():
 def test_stop_before_start():
     s = make()
     assert s.on(Stop(S), 0) == []
-    assert s.on(Start(), 0) == []
     assert s.state is State.STOPPED
+    assert s.on(Tick(0), 10**6 * S) == []
+
+
+def test_what_was_stopped_starts_again_as_new_when_asked():
+    s, now = running(), 0
+    for _ in range(9):
+        now = crash(s, now)
+    assert s.degraded
+    s.on(Stop(15 * S), now)
+    s.on(Exited("ended with status 0"), now + S)
+    assert s.on(Start(), now + 2 * S) == [Launch(10)]
+    assert (s.degraded, s.reason, s.state) == (False, "", State.STARTING)
+
+
+def test_a_crash_loop_is_one_absence_until_it_has_settled():
+    s, now, said = running(), 0, []
+    for _ in range(12):
+        said += s.on(Exited("ended by SIGSEGV"), now)
+        now = s.due_ns
+        s.on(Tick(now), now)
+        said += s.on(Opened(), now)
+    quiet = s.on(Tick(now + S), now + S)
+    settled = s.on(Tick(now + 60 * S), now + 60 * S)
+    assert [report.kind for report in said] == ["disconnected", "connected"] * 8 + ["disconnected"]
+    assert said[-1].reason == "crash loop, 9 ends within 92 s: ended by SIGSEGV; restart in 60.0 s"
+    assert (quiet, settled) == ([], [Report("connected", "restarted")])
 
 
 def test_a_child_that_does_not_stop_is_killed():

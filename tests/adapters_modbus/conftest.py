@@ -5,6 +5,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass, field
 
+import hypothesis
 import numpy as np
 import pytest
 from iiot_dask_adapters.modbus import ModbusAdapter
@@ -14,6 +15,10 @@ from iiot_dask.core.batch import Batch
 from iiot_dask.core.clock import SystemClock
 from iiot_dask.core.config import Adapter
 from iiot_dask.core.quality import Quality
+
+# A loaded machine may stand still for a second; that is no finding.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @dataclass
