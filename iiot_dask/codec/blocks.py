@@ -32,11 +32,15 @@ def write_block(r: Any, start: Any, count: Any, scratch: Any, meta: Any, at: Any
     """One block of residuals in the cheaper of the two forms; returns (meta offset, bit offset)."""
     low = np.int64(r[start])
     high = low
-    sizes = np.zeros(65, np.int64)
     for i in range(start, start + count):
         v = np.int64(r[i])
         low = min(low, v)
         high = max(high, v)
+    if low == high:
+        meta[at] = np.uint8(0)
+        return write_varint(meta, at + 1, zigzag(np.uint64(low))), bit
+    sizes = np.zeros(65, np.int64)
+    for i in range(start, start + count):
         sizes[bit_length(zigzag(r[i]))] += 1
     base = np.uint64(low)
     plain = bit_length(np.uint64(high) - base)

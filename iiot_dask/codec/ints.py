@@ -20,13 +20,13 @@ from iiot_dask.codec.frame import Buffer, get_varint, put_varint
 from iiot_dask.codec.held import Held
 from iiot_dask.codec.packed import Packed
 from iiot_dask.codec.pco import Pco
-from iiot_dask.codec.ranks import LEVELS_MAX, Ranked, find_levels
+from iiot_dask.codec.ranks import LEVELS_MAX, Ranked, find_levels, levels_size
 from iiot_dask.codec.runs import Runs, count_runs
 from iiot_dask.core.errors import CodecError
 
 ZSTD = 0x80
-SAMPLE = 4096
-SAMPLE_MAX = 6000
+SAMPLE = 2048
+SAMPLE_MAX = 3072
 PCO_BITS = 13.0
 _SETTLED = 64  # bytes: constant, straight or nearly so
 ONE_RUN: Final[Ints] = np.zeros(1, np.int64)
@@ -111,11 +111,15 @@ def choose(k: Ints) -> tuple[int, bytes, int]:
         return Coded.id, b"", 0
     tried = {plain[0] & ~ZSTD: plain, Coded.id: dump_by_id(Coded.id, sample)}
     tried |= {codec_id: dump_by_id(codec_id, sample) for codec_id in rivals}
-    best = min(tried, key=lambda codec_id: len(tried[codec_id]))
+    sizes = {codec_id: len(stream) for codec_id, stream in tried.items()}
+    if Ranked.id in sizes:
+        # The levels are written once, however long the column.
+        sizes[Ranked.id] -= levels_size(tried[Ranked.id][1:]) * (len(k) - len(sample)) // len(k)
+    best = min(sizes, key=lambda codec_id: sizes[codec_id])
     # pcodec is slow to try; it wins where prediction leaves much, or no more than bit-packing finds.
-    if 8 * len(tried[best]) > PCO_BITS * len(sample) or len(plain) < 1.05 * len(tried[Coded.id]):
+    if 8 * sizes[best] > PCO_BITS * len(sample) or len(plain) < 1.05 * sizes[Coded.id]:
         tried[Pco.id] = dump_by_id(Pco.id, sample)
-        best = min(tried, key=lambda codec_id: len(tried[codec_id]))
+        best = Pco.id if len(tried[Pco.id]) < sizes[best] else best
     return best, tried[best], len(sample)
 
 
@@ -131,8 +135,8 @@ def candidates(k: Ints) -> list[int]:
     if count_runs(k) * 4 < len(k) * 3:
         out.append(Held.id)
     levels = len(find_levels(k, max(2, min(len(k) // 8, LEVELS_MAX))))
-    # Levels without a gap are their own ranks already.
-    if levels > 1 and int(k.max()) - int(k.min()) >= levels + levels // 8:
+    # Levels with few gaps are nearly their own ranks.
+    if levels > 1 and int(k.max()) - int(k.min()) >= levels + levels // 2:
         out.append(Ranked.id)
     return out
 

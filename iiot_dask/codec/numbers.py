@@ -15,6 +15,8 @@ Numbers = tuple[Ints, Ints, Bytes, int]
 _BLOCK = 256
 _FAR = np.uint64(2 * CORRECTION_MAX)
 _NEAR = np.uint64(CORRECTION_MAX)
+_MISSED = CORRECTION_MAX + 1
+_MISS = np.uint64(_MISSED)
 
 
 @inlined
@@ -29,13 +31,10 @@ def _number(q: Any) -> Any:
 
 
 @inlined
-def _note(i: Any, v: Any, q: Any, y: Any, c: Any, miss: Any) -> Any:
-    """Fill row i; 1 when it is an exception. y is the grid point of k[i]."""
+def _off(v: Any, q: Any, y: Any) -> Any:
+    """ULP from the grid point y up to v; `_MISS` when that is too far."""
     off = _ordered(float_bits(v)) - _ordered(float_bits(y))
-    hit = (abs(q) < K_MAX) & (off + _NEAR <= _FAR)
-    c[i] = np.int64(off if hit else U0)
-    miss[i] = np.uint8(not hit)
-    return np.int64(not hit)
+    return np.int64(off if (abs(q) < K_MAX) & (off + _NEAR <= _FAR) else _MISS)
 
 
 @kernel
@@ -45,23 +44,30 @@ def to_lattice64(x: Any, grid: Any, param: Any, k: Any, c: Any, miss: Any) -> An
     misses = 0
     before = np.int64(0)
     power = POWERS[grid & 0x0F] if grid < DECIMAL32 else param
+    multiple = grid == MULTIPLE
     for a in range(0, n, _BLOCK):
         b = min(n, a + _BLOCK)
-        wrong = 0
-        if grid == MULTIPLE:
+        # Only columns of one width in these loops: with bytes among them they compile to one row at a time.
+        if multiple:
             for i in range(a, b):
                 q = np.rint(x[i] / param)
                 k[i] = _number(q)
-                wrong += _note(i, x[i], q, np.float64(k[i]) * param, c, miss)
+                c[i] = _off(x[i], q, np.float64(k[i]) * param)
         else:
             for i in range(a, b):
                 q = np.rint(x[i] * power)
                 k[i] = _number(q)
-                wrong += _note(i, x[i], q, np.float64(k[i]) / power, c, miss)
+                c[i] = _off(x[i], q, np.float64(k[i]) / power)
+        wrong = 0
+        for i in range(a, b):
+            wrong += np.int64(c[i] == _MISSED)
+        miss[a:b] = 0
         if wrong:
             # A miss repeats the number before it, so that it costs the integer stream nothing.
             for i in range(a, b):
-                if miss[i]:
+                if c[i] == _MISSED:
+                    miss[i] = 1
+                    c[i] = 0
                     k[i] = before
                 before = k[i]
             misses += wrong
@@ -69,15 +75,20 @@ def to_lattice64(x: Any, grid: Any, param: Any, k: Any, c: Any, miss: Any) -> An
     return misses
 
 
+@kernel
+def fill_numbers(x: Any, grid: Any, param: Any, k: Any, c: Any, miss: Any) -> Any:
+    """Grid numbers, corrections and exceptions of x into columns, corrections zeroed before; returns the exceptions."""
+    if grid == BITS64:
+        bits_to_grid(x, 0, len(x), k, miss)
+        return 0
+    if grid == MULTIPLE or grid == DIVIDE or DECIMAL <= grid < DECIMAL32:  # noqa: PLR1714 -- numba compares, no tuple
+        return to_lattice64(x, grid, param, k, c, miss)
+    misses, _ = to_lattice(x, grid, param, k, c, miss)
+    return misses
+
+
 def to_numbers(x: Floats, proposal: Proposal) -> Numbers:
     """(grid numbers, corrections, exceptions, number of exceptions) of x on one grid."""
     n = len(x)
-    grid, param = proposal
     k, c, miss = np.empty(n, np.int64), np.zeros(n, np.int64), np.empty(n, np.uint8)
-    if grid == BITS64:
-        bits_to_grid(x, 0, n, k, miss)
-        return k, c, miss, 0
-    if grid in (MULTIPLE, DIVIDE) or DECIMAL <= grid < DECIMAL32:
-        return k, c, miss, int(to_lattice64(x, grid, param, k, c, miss))
-    misses, _ = to_lattice(x, grid, param, k, c, miss)
-    return k, c, miss, misses
+    return k, c, miss, int(fill_numbers(x, *proposal, k, c, miss))

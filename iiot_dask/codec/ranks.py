@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from iiot_dask.codec.bits import Ints, kernel
+from iiot_dask.codec.bits import Ints, inlined, kernel
 from iiot_dask.codec.coded import Coded
 from iiot_dask.codec.frame import Buffer, get_varint, put_varint
 from iiot_dask.codec.packed import Packed
@@ -18,6 +18,12 @@ from iiot_dask.core.errors import CodecError
 
 _ONE_RUN = np.zeros(1, np.int64)
 LEVELS_MAX = 1 << 15
+
+
+@inlined
+def _hash(number: Any, mask: Any) -> Any:
+    """Fibonacci hashing (Knuth 6.4): the high bits of a product with 2**64 / golden ratio."""
+    return (np.uint64(number) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)) & mask
 
 
 @kernel
@@ -32,8 +38,7 @@ def find_levels(k: Any, limit: Any) -> Any:
     count = 0
     mask = np.uint64(size - 1)
     for i in range(len(k)):
-        # Fibonacci hashing (Knuth 6.4): the high bits of a product with 2**64 / golden ratio.
-        h = (np.uint64(k[i]) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(32)) & mask
+        h = _hash(k[i], mask)
         while used[h] and slots[h] != k[i]:
             h = (h + np.uint64(1)) & mask
         if not used[h]:
@@ -47,6 +52,30 @@ def find_levels(k: Any, limit: Any) -> Any:
 
 
 @kernel
+def ranks_of(k: Any, levels: Any) -> Any:
+    """Rank of every number among `levels`, which hold them all."""
+    size = 64
+    while size < 4 * len(levels):
+        size *= 2
+    slots = np.zeros(size, np.int64)
+    ranks = np.full(size, -1, np.int64)
+    mask = np.uint64(size - 1)
+    for rank in range(len(levels)):
+        h = _hash(levels[rank], mask)
+        while ranks[h] >= 0:
+            h = (h + np.uint64(1)) & mask
+        slots[h] = levels[rank]
+        ranks[h] = rank
+    out = np.empty(len(k), np.int64)
+    for i in range(len(k)):
+        h = _hash(k[i], mask)
+        while slots[h] != k[i] or ranks[h] < 0:
+            h = (h + np.uint64(1)) & mask
+        out[i] = ranks[h]
+    return out
+
+
+@kernel
 def pick_levels(levels: Any, ranks: Any) -> Any:
     """Replace ranks by their levels in place; False when a rank is out of range."""
     for i in range(len(ranks)):
@@ -54,6 +83,11 @@ def pick_levels(levels: Any, ranks: Any) -> Any:
             return False
         ranks[i] = levels[ranks[i]]
     return True
+
+
+def levels_size(payload: Buffer) -> int:
+    """Bytes of a payload that say the levels."""
+    return get_varint(payload, get_varint(payload, 0)[1])[0]
 
 
 class Ranked:
@@ -80,7 +114,7 @@ class Ranked:
         out = bytearray()
         put_varint(out, len(levels))
         put_varint(out, len(head))
-        return b"".join((out, head, Coded.encode(np.searchsorted(levels, k), _ONE_RUN)))
+        return b"".join((out, head, Coded.encode(ranks_of(k, levels), _ONE_RUN)))
 
     @staticmethod
     def decode(payload: Buffer, n: int) -> Ints:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from iiot_dask.codec.bits import Floats, Ints, kernel
 from iiot_dask.codec.grid import BITS64
-from iiot_dask.codec.numbers import Proposal, to_numbers
+from iiot_dask.codec.numbers import Proposal, fill_numbers
 from iiot_dask.codec.predict import best_fixed
 from iiot_dask.codec.steps import propose, sample_of
 
@@ -22,13 +24,19 @@ def fixed_bits(k: Ints) -> float:
     return best_fixed(k)[1]  # type: ignore[no-any-return]
 
 
-def measure(x: Floats, proposal: Proposal) -> float:
+@kernel
+def measure(x: Any, grid: Any, param: Any) -> Any:
     """Estimated bits a value of a sample on one grid, exceptions and corrections included."""
-    k, c, _, misses = to_numbers(x, proposal)
-    if misses * 2 > len(x):
+    n = len(x)
+    k, c, miss = np.empty(n, np.int64), np.zeros(n, np.int64), np.empty(n, np.uint8)
+    misses = fill_numbers(x, grid, param, k, c, miss)
+    if misses * 2 > n:
         return _MISS_BITS
-    bits = fixed_bits(k.view(np.uint64)) + misses * _MISS_BITS / len(x)
-    return bits + (fixed_bits(c.view(np.uint64)) if c.any() else 0.0)
+    bits = best_fixed(k.view(np.uint64))[1] + misses * _MISS_BITS / n
+    for i in range(n):
+        if c[i]:
+            return bits + best_fixed(c.view(np.uint64))[1]
+    return bits
 
 
 def best_proposal(x: Floats) -> tuple[Proposal, float]:
@@ -36,7 +44,9 @@ def best_proposal(x: Floats) -> tuple[Proposal, float]:
     sample = sample_of(x, SAMPLE)
     if len(sample) < 2:
         return PLAIN, 64.0
-    costs = [(measure(sample, proposal), at, proposal) for at, proposal in enumerate(dict.fromkeys(propose(sample)))]
+    # Half of each stretch tells the proposals apart.
+    few = sample.reshape(8, -1)[:, : SAMPLE // 16].ravel() if len(sample) == SAMPLE else sample
+    costs = [(measure(few, *proposal), at, proposal) for at, proposal in enumerate(dict.fromkeys(propose(sample)))]
     bits, _, proposal = min(costs)
     return proposal, bits
 
@@ -51,13 +61,13 @@ def find_change(x: Floats) -> int:
     tail, after = best_proposal(x[-size:])
     if head == tail or max(before, after) < 4.0:
         return 0
-    if measure(x[-size:], head) < after * 1.05 + 0.5 or measure(x[:size], tail) < before * 1.05 + 0.5:
+    if measure(x[-size:], *head) < after * 1.05 + 0.5 or measure(x[:size], *tail) < before * 1.05 + 0.5:
         return 0
     low, high = 0, n - size
     while high - low > size:
         middle = (low + high) // 2
         piece = x[middle : middle + size]
-        if measure(piece, head) <= measure(piece, tail):
+        if measure(piece, *head) <= measure(piece, *tail):
             low = middle
         else:
             high = middle
