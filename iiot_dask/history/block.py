@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from iiot_dask.core.batch import Batch
 from iiot_dask.history import layout
 from iiot_dask.history.blobs import Blobs, encode_block
-from iiot_dask.history.kernels import bounds_of, group, statistics
+from iiot_dask.history.kernels import bounds_of, cells_kernel, count_kernel, group, part_kernel, statistics
 from iiot_dask.history.layout import FileEntry
 from iiot_dask.history.store import Store
 
@@ -28,6 +28,8 @@ Columns = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.flo
 
 ROWS_A_DAY_MIN = 4_096
 """A day with this many samples in one write gets a file of its own even beyond `layout.DAYS_MAX` days."""
+CELLS_MAX = 40_000
+"""Rows further apart than so many days (or hours) are not sorted by counting."""
 ROW_GROUP = {layout.BLOCK: 16, layout.CHUNK: 64, layout.ROLLUP: 64}
 """Rows of a row group: what a read of one row costs at most (0.5-2 MB)."""
 
@@ -118,11 +120,32 @@ def write_columns(store: Store, columns: Columns, name: str, *, shard: int, orde
 
 def days(columns: Columns) -> Iterator[tuple[str, Columns]]:
     """The rows of each day; the days beyond `DAYS_MAX` that have few rows come together, under the oldest."""
-    day = columns[1] // layout.DAY_NS
-    low, high = int(day.min()), int(day.max())
-    if low == high:
+    found = _cells(columns[1], layout.DAY_NS)
+    if found is None:
+        yield from _scattered_days(columns)
+        return
+    low, counts = found
+    if len(counts) == 1:
         yield layout.day_text(low * layout.DAY_NS), columns
         return
+    there = np.flatnonzero(counts)
+    few = there[:-layout.DAYS_MAX]
+    few = few[counts[few] < ROWS_A_DAY_MIN]
+    own = np.setdiff1d(there, few)
+    # Cell by cell in the order they are to be written: those that come together first.
+    if len(few):
+        day = columns[1] // layout.DAY_NS - low
+        yield layout.day_text((low + int(few[0])) * layout.DAY_NS), where(columns, np.isin(day, few))
+        keep = np.isin(day, own)
+        columns = where(columns, keep)
+        counts = np.where(np.isin(np.arange(len(counts)), own), counts, 0)
+    for cell, rows in _parted(columns, layout.DAY_NS, low, counts):
+        yield layout.day_text((low + cell) * layout.DAY_NS), rows
+
+
+def _scattered_days(columns: Columns) -> Iterator[tuple[str, Columns]]:
+    """`days` for times all over the centuries (a wild clock)."""
+    day = columns[1] // layout.DAY_NS
     days, counts = np.unique(day, return_counts=True)
     own = counts >= ROWS_A_DAY_MIN
     own[-layout.DAYS_MAX :] = True
@@ -133,6 +156,28 @@ def days(columns: Columns) -> Iterator[tuple[str, Columns]]:
         yield layout.day_text(d * layout.DAY_NS), where(columns, day == d)
 
 
+def _cells(time: npt.NDArray[np.int64], length_ns: int) -> tuple[int, npt.NDArray[np.int64]] | None:
+    """The first cell of `length_ns` that has rows, and how many each from there on has; None if they are too far apart."""
+    low, high = cells_kernel(time, length_ns)
+    if high - low >= CELLS_MAX:
+        return None
+    counts = np.zeros(high - low + 1, np.int64)
+    count_kernel(time, length_ns, low, counts)
+    return low, counts
+
+
+def _parted(
+    columns: Columns, length_ns: int, low: int, counts: npt.NDArray[np.int64]
+) -> Iterator[tuple[int, Columns]]:
+    """The rows of each cell that has any, in order; one pass over all of them."""
+    ends = np.cumsum(counts)
+    out = tuple(np.empty_like(c) for c in columns)
+    part_kernel(*columns, length_ns, low, ends - counts, *out)
+    for cell in np.flatnonzero(counts).tolist():
+        a, b = int(ends[cell] - counts[cell]), int(ends[cell])
+        yield cell, (out[0][a:b], out[1][a:b], out[2][a:b], out[3][a:b])
+
+
 def where(columns: Columns, mask: npt.NDArray[np.bool_]) -> Columns:
     """The rows where a mask is true."""
     tag, time, value, quality = columns
@@ -141,14 +186,12 @@ def where(columns: Columns, mask: npt.NDArray[np.bool_]) -> Columns:
 
 def _slices(columns: Columns) -> Iterator[Columns]:
     """The rows of each block row: by hour if that makes few rows (so that one late sample widens no other row's range)."""
-    hour = columns[1] // layout.HOUR_NS
-    if int(hour.min()) != int(hour.max()):
-        hours = np.unique(hour)
-        if len(hours) <= max(8, len(hour) // ROWS_A_DAY_MIN):
-            for h in hours.tolist():
-                yield from _even(where(columns, hour == h))
-            return
-    yield from _even(columns)
+    found = _cells(columns[1], layout.HOUR_NS)
+    if found is None or len(found[1]) == 1 or np.count_nonzero(found[1]) > max(8, len(columns[1]) // ROWS_A_DAY_MIN):
+        yield from _even(columns)
+        return
+    for _, rows in _parted(columns, layout.HOUR_NS, *found):
+        yield from _even(rows)
 
 
 def _even(columns: Columns) -> Iterator[Columns]:

@@ -120,6 +120,44 @@ def settle_kernel(tag: Any, time: Any, value: Any, quality: Any, at: Any) -> int
 
 
 @njit
+def cells_kernel(time: Any, length_ns: int) -> tuple[int, int]:
+    """Smallest and largest ``time // length_ns`` of some times (at least one)."""
+    low, high = time[0], time[0]
+    for i in range(len(time)):
+        low, high = min(low, time[i]), max(high, time[i])
+    return low // length_ns, high // length_ns
+
+
+@njit
+def count_kernel(time: Any, length_ns: int, low: int, counts: Any) -> None:
+    """Count rows by ``time // length_ns - low``; `counts`: int64 zeros."""
+    for i in range(len(time)):
+        counts[time[i] // length_ns - low] += 1
+
+
+@njit
+def part_kernel(
+    tag: Any,
+    time: Any,
+    value: Any,
+    quality: Any,
+    length_ns: int,
+    low: int,
+    place: Any,
+    out_tag: Any,
+    out_time: Any,
+    out_value: Any,
+    out_quality: Any,
+) -> None:
+    """Rows one after the other by ``time // length_ns - low``, keeping their order; `place`: where each cell's rows go."""
+    for i in range(len(time)):
+        cell = time[i] // length_ns - low
+        p = place[cell]
+        place[cell] = p + 1
+        out_tag[p], out_time[p], out_value[p], out_quality[p] = tag[i], time[i], value[i], quality[i]
+
+
+@njit
 def bounds_kernel(tag: Any, out: Any) -> int:
     """Starts of the runs of equal tags, then the number of rows; returns how many runs. `out`: int64[rows + 1]."""
     n = 0
