@@ -13,8 +13,9 @@ from aiohttp import web
 
 from iiot_dask.adapter.contract import RAW_BYTES_MAX, Context, Event, Kept, Poll
 from iiot_dask.core.errors import ConfigError, LocalAdapterError
-from iiot_dask_adapters.common.door import Door
-from iiot_dask_adapters.common.listener import (
+
+from ..common.door import Door
+from ..common.listener import (
     THREAD_BYTES,
     Access,
     Listener,
@@ -24,9 +25,8 @@ from iiot_dask_adapters.common.listener import (
     tls,
     unreachable,
 )
-from iiot_dask_adapters.common.tags import Tags
-from iiot_dask_adapters.common.template import Template
-
+from ..common.tags import Tags
+from ..common.template import Template
 from .answers import v1, v2, with_headers
 from .options import Options, options
 from .parser import HOLES, UNITS_NS, UNITS_V1_NS, Parsed, Parser
@@ -216,7 +216,7 @@ class LineAdapter:
 
     async def _health(self, _: web.Request) -> web.Response:
         full = self._door.full
-        document = {
+        document: dict[str, object] = {
             "name": "iiot-dask", "message": "waits for the disk" if full else "ready for writes",
             "status": "fail" if full else "pass", "checks": [], "version": "2.0.0",
         }  # fmt: skip

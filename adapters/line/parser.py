@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from iiot_dask.core.errors import ConfigError, DataError
 from iiot_dask.core.quality import Quality
-from iiot_dask_adapters.common.rows import Rows
-from iiot_dask_adapters.common.tags import CROWDED, Tags
-from iiot_dask_adapters.common.template import Template
 
+from ..common.rows import Rows
+from ..common.tags import CROWDED, Tags
+from ..common.template import Template
 from . import slow
 from .scan import COUNTERS, FULL, GROW, LINES, NOTHING, STRINGS, line_end, scan
 from .table import Table
@@ -60,7 +60,7 @@ class Parsed:
 
 
 class Parser:
-    """Remembers every series and field it has seen.
+    r"""Remembers every series and field it has seen.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class Parser:
             part = part.after(rows)
             parts += self._mend(book, data, filled, left[:lefts], unit_ns, now, parsed) if lefts else [filled]
             if why == GROW:
-                room = int(line_end(data, at, len(data))) - at
+                room = line_end(data, at, len(data)) - at
                 book.series.grow(room)
                 book.pairs.grow(room)
             elif why == FULL:

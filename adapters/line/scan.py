@@ -18,8 +18,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from iiot_dask_adapters.common.digits import decimal, to_float
-from iiot_dask_adapters.common.jit import compiled
+from ..common.digits import decimal, to_float
+from ..common.jit import compiled
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iiot_dask_adapters.common.digits import (
+from ..common.digits import (
     DIGITS_MAX,
     DOT,
     EXPONENT_MAX,

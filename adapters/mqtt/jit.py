@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from iiot_dask_adapters.common.jit import compiled
+from ..common.jit import compiled
 
 __all__ = ["compiled"]

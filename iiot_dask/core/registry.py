@@ -39,7 +39,7 @@ class Registry(Generic[T]):
     True
     >>> adapters.load("modbuss")
     Traceback (most recent call last):
-    iiot_dask.core.errors.ConfigError: adapter 'modbuss' is not installed; installed: modbus, mqtt, opcua, replay
+    iiot_dask.core.errors.ConfigError: adapter 'modbuss' is not installed; installed: ...
     """
 
     def __init__(self, group: str, kind: str) -> None:
