@@ -5,9 +5,12 @@
 """
 
 from iiot_dask.scaling.backtest import backtest
+from iiot_dask.scaling.calendar import Calendar, Event, Shift
+from iiot_dask.scaling.capacity import Capacity
 from iiot_dask.scaling.demand import factory_demand
 from iiot_dask.scaling.forecast import Forecast
 from iiot_dask.scaling.guard import Guard
+from iiot_dask.scaling.limits import Limits, Window
 from iiot_dask.scaling.load import Observed
 from iiot_dask.scaling.plant import Faults
 from iiot_dask.scaling.policy import POLICIES, Decision, Policy, policy
@@ -18,16 +21,22 @@ from iiot_dask.scaling.sizing import Sizing
 __all__ = [
     "POLICIES",
     "AdaptiveProvisioner",
+    "Calendar",
+    "Capacity",
     "Decision",
+    "Event",
     "Faults",
     "Forecast",
     "Guard",
+    "Limits",
     "Observed",
     "Policy",
     "Provisioner",
     "Report",
     "ScaleProvisioner",
+    "Shift",
     "Sizing",
+    "Window",
     "Workforce",
     "backtest",
     "factory_demand",

@@ -40,7 +40,7 @@ class PolicyAdaptive(Adaptive):  # type: ignore[misc] # distributed is untyped h
     --------
     >>> from distributed import LocalCluster
     >>> number = 2
-    >>> with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+    >>> with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster:
     ...     adaptive = cluster.adapt(Adaptive=PolicyAdaptive, wanted=lambda: number, minimum=1, maximum=3, interval="50ms")
     ...     cluster.wait_for_workers(2, timeout=30)
     ...     adaptive.wanted()

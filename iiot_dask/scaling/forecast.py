@@ -1,9 +1,10 @@
 """`Forecast`: how high the load will rise while a worker boots, from what it did on days before. O(1) a step, no library.
 
-The day is cut into slots. Each slot's mean rate is remembered (for every day, and by day of the week once a week has been
-seen). The forecast is the *maximum* over the window a new worker is needed for, [now + boot, now + boot + window], times
-how far today is above or below the usual, times a quantile of how wrong that product was lately, at that very lead. The
-maximum over a few minutes covers that shifts do not start to the second. A gate closes while the recent error is large.
+The day is cut into slots. Each slot's mean rate is remembered (`Profile`: for every day, by day of the week and for holidays,
+in local time). The forecast is the *maximum* over the window a new worker is needed for, [now + boot, now + boot + window],
+times how far today is above or below the usual, times a quantile of how wrong that product was lately, at that very lead.
+The maximum over a few minutes covers that shifts do not start to the second. Known events (planned start-ups, the return
+after an outage) have templates of their own and teach the profile nothing. A gate closes while the recent error is large.
 
 Sources: the window maximum and start-time advance of Scryer (Netflix 2013) and AWS predictive scaling; the running
 quantile is adaptive conformal inference (Gibbs and Candes 2021) with a fixed step.
@@ -11,16 +12,17 @@ quantile is adaptive conformal inference (Gibbs and Candes 2021) with a fixed st
 
 from __future__ import annotations
 
-import struct
-import zlib
-from dataclasses import astuple, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from math import isnan
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from iiot_dask.core.errors import ChecksumError, ConfigError, VersionError
-from iiot_dask.core.jit import njit
+from iiot_dask.core.errors import ConfigError
+from iiot_dask.scaling import keeping
+from iiot_dask.scaling.calendar import Calendar, Event
+from iiot_dask.scaling.profile import Profile, ratio_of
 
 DAY_NS = 86_400_000_000_000
 SLOTS_MAX = 1440
@@ -33,15 +35,17 @@ LEVEL_SLOTS = 10.0
 """Memory of that deviation, slots."""
 STEP = 0.01
 """Step of the running quantile, as a share of the forecast."""
-ERROR_MAX = 0.4
+ERROR_MAX = 1.0
 """Above this recent relative error the gate is closed."""
-MAGIC, VERSION = b"IIFC", 1
-_HEADER = struct.Struct("<4sHHqqqd")
-_CRC = struct.Struct("<I")
+PRECISE = 0.1
+"""Below this recent relative error the forecast is also believed where it says that less will do."""
+RECONNECT = "reconnect"
+RECONNECT_SLOTS = 30
+"""How long the return after an outage is no usual load, slots."""
 
 
 @dataclass(slots=True)
-class _Recent:
+class Recent:
     """What is known of today and of the forecasts lately."""
 
     slot: int = -1
@@ -55,32 +59,10 @@ class _Recent:
     scored: int = 0
     covered: int = 0
     error_sum: float = 0.0
-
-
-_RECENT = struct.Struct("<qdqddddqqd")
-
-
-@njit
-def _usual(profile: npt.NDArray[np.float32], seen: npt.NDArray[np.uint8], slot: int) -> float:
-    """The usual load of an absolute slot; NaN if unknown."""
-    slots = profile.shape[1]
-    at = slot % slots
-    row = 1 + (slot // slots) % (profile.shape[0] - 1) if profile.shape[0] > 1 else 0
-    if not seen[row, at]:
-        row = 0
-    return float(profile[row, at]) if seen[row, at] else np.nan
-
-
-@njit
-def _ahead(profile: npt.NDArray[np.float32], seen: npt.NDArray[np.uint8], first: int, last: int) -> float:
-    """Highest usual load of the slots first..last; NaN if any is unknown."""
-    out = 0.0
-    for slot in range(first, last + 1):
-        one = _usual(profile, seen, slot)
-        if np.isnan(one):
-            return np.nan
-        out = max(out, one)
-    return out
+    out_since: int = -1
+    """Slot in which the outage that lasts began; -1 without one."""
+    returned: int = -1
+    """Slot in which the last outage ended; -1 without one."""
 
 
 class Forecast:
@@ -97,9 +79,11 @@ class Forecast:
     quantile
         Share of windows the forecast shall cover, 0..1.
     weekly
-        Keep a profile for each of seven days besides the one of all days.
+        Keep profiles for the days of the week and holidays besides the one of all days.
     offset_ns
-        Local time minus UTC, ns: shifts follow the clock on the wall.
+        Local time minus UTC where no `calendar` says it, ns.
+    calendar
+        Local time, holidays, planned shifts and events.
 
     Raises
     ------
@@ -124,6 +108,7 @@ class Forecast:
         quantile: float = 0.9,
         weekly: bool | None = None,
         offset_ns: int = 0,
+        calendar: Calendar | None = None,
     ) -> None:
         # A slot is at least a second: loads are looked at about once a second.
         slots = int(min(SLOTS_MAX, max(2, day_ns // 1_000_000_000)))
@@ -140,22 +125,24 @@ class Forecast:
             msg = f"lead {lead_ns} ns + window {window_ns} ns are over {RING - 2} slots of {self.slot_ns} ns"
             raise ConfigError(msg)
         self.quantile_wanted = quantile
-        self.offset_ns = offset_ns
-        rows = 8 if (day_ns == DAY_NS if weekly is None else weekly) else 1
-        self._profile: npt.NDArray[np.float32] = np.zeros((rows, slots), np.float32)
-        self._seen: npt.NDArray[np.uint8] = np.zeros((rows, slots), np.uint8)
-        self._actual: npt.NDArray[np.float64] = np.full(RING, np.nan)
-        self._made: npt.NDArray[np.float64] = np.full(RING, np.nan)
-        self._s = _Recent()
+        self.offset_ns = offset_ns if calendar is None else 0
+        self.calendar = Calendar() if calendar is None else calendar
+        weekly = day_ns == DAY_NS if weekly is None else weekly
+        self.profile = Profile(slots, self.slot_ns, weekly=weekly, calendar=self.calendar)
+        self.actual: npt.NDArray[np.float64] = np.full(RING, np.nan)
+        self.made: npt.NDArray[np.float64] = np.full(RING, np.nan)
+        self.recent = Recent()
+        self._answer: tuple[int, float] = (-1, float("nan"))
 
     # -- learning -----------------------------------------------------------------------------------------------
 
     def learn(self, now_ns: int, rate: float, *, trusted: bool = True) -> None:
         """Take in the load at an instant (messages/s), not earlier than the last.
 
-        Not `trusted`: time passes, but nothing is learnt; use it while an outage makes the load meaningless.
+        Not `trusted`: time passes, but nothing is learnt; use it while an outage makes the load meaningless. What comes
+        back after it is learnt apart, as the template of the next return.
         """
-        s = self._s
+        s = self.recent
         slot = (now_ns + self.offset_ns) // self.slot_ns
         if s.slot >= 0 and slot > s.slot:
             mean = s.sum / s.count if s.count else float("nan")
@@ -163,43 +150,51 @@ class Forecast:
             for closed in range(s.slot, min(slot, s.slot + 3)):
                 self._close(closed, mean)
             if slot > s.slot + 3:
-                self._actual[:] = np.nan
-                self._made[:] = np.nan
+                self.actual[:] = np.nan
+                self.made[:] = np.nan
             s.sum, s.count = 0.0, 0
         s.slot = max(slot, s.slot)
         if trusted:
+            if s.out_since >= 0:
+                s.out_since, s.returned = -1, slot
+                self._answer = (-1, float("nan"))
             s.sum += rate
             s.count += 1
+        elif s.out_since < 0:
+            s.out_since = slot
+            self._answer = (-1, float("nan"))
 
     def _close(self, slot: int, mean: float) -> None:
-        s = self._s
-        self._actual[slot % RING] = mean
-        self._made[slot % RING] = np.nan
-        if not np.isnan(mean):
-            usual = _usual(self._profile, self._seen, slot)
-            if not np.isnan(usual):
-                s.actual += (mean - s.actual) / LEVEL_SLOTS
-                s.usual += (usual - s.usual) / LEVEL_SLOTS
+        s = self.recent
+        self.actual[slot % RING] = mean
+        self.made[slot % RING] = np.nan
+        # While nothing can be believed the past slots hold what they were before; NaN means not to learn.
+        if not isnan(mean) and s.out_since < 0:
+            usual = self.profile.usual(slot)
+            event = self._event(slot)
+            if event is not None:
+                self.profile.learn_event(event, slot, ratio_of(mean, usual * self.level))
+            else:
+                if not isnan(usual):
+                    s.actual += (mean - s.actual) / LEVEL_SLOTS
+                    s.usual += (usual - s.usual) / LEVEL_SLOTS
+                self.profile.learn(slot, mean)
             self._score(slot)
-            self._remember(slot, mean)
-        self._made[slot % RING] = self._plain(slot + 1)
+        self.made[slot % RING] = self._plain(slot + 1)
 
-    def _remember(self, slot: int, mean: float) -> None:
-        at = slot % self.slots
-        rows = [0] if len(self._profile) == 1 else [0, 1 + (slot // self.slots) % 7]
-        for row in rows:
-            n = int(self._seen[row, at])
-            weight = max(1.0 / (n + 1), 0.2)
-            self._profile[row, at] += weight * (mean - self._profile[row, at])
-            self._seen[row, at] = min(n + 1, 255)
+    def _event(self, slot: int) -> Event | None:
+        s = self.recent
+        if 0 <= s.returned <= slot < s.returned + RECONNECT_SLOTS:
+            return Event(RECONNECT, s.returned * self.slot_ns, RECONNECT_SLOTS * self.slot_ns)
+        return self.calendar.event(slot * self.slot_ns - self.offset_ns) if self.calendar.events else None
 
     def _score(self, slot: int) -> None:
         """Compare the forecast whose window ends with this slot to what came."""
-        s = self._s
-        made = self._made[(slot - self.lead - self.window - 1) % RING]
+        s = self.recent
+        made = self.made[(slot - self.lead - self.window - 1) % RING]
         if np.isnan(made) or made <= 0:
             return
-        window = self._actual[np.arange(slot - self.window, slot + 1) % RING]
+        window = self.actual[np.arange(slot - self.window, slot + 1) % RING]
         if np.isnan(window).any():
             return
         ratio = float(window.max() / made)
@@ -214,19 +209,26 @@ class Forecast:
 
     @property
     def known(self) -> bool:
-        """Whether a whole cycle has been seen."""
-        return bool((self._seen[0] > 0).all())
+        """Whether a whole cycle has been seen, or is planned."""
+        return self.profile.known
 
     @property
     def confident(self) -> bool:
-        """Whether forecasts have been scored and were close lately."""
-        s = self._s
-        return s.scored >= self.slots // 24 + 1 and s.error < ERROR_MAX
+        """Whether forecasts have been scored and were close lately; a plan is trusted until it has been scored."""
+        s = self.recent
+        if s.scored < self.slots // 24 + 1:
+            return bool(self.calendar.shifts)
+        return s.error < ERROR_MAX
+
+    @property
+    def precise(self) -> bool:
+        """Whether forecasts were so close lately that workers they see no need for may go at once."""
+        return self.confident and self.recent.scored > 0 and self.recent.error < PRECISE
 
     @property
     def level(self) -> float:
         """Today's load over the usual one, damped; 1.0 while unknown."""
-        s = self._s
+        s = self.recent
         if s.usual <= 0:
             return 1.0
         return float(1.0 + DAMP * (min(max(s.actual / s.usual, 0.25), 4.0) - 1.0))
@@ -234,36 +236,43 @@ class Forecast:
     @property
     def coverage(self) -> float:
         """Share of scored windows the forecast covered, 0..1; NaN before the first."""
-        s = self._s
+        s = self.recent
         return float(s.covered / s.scored) if s.scored else float("nan")
 
     @property
     def error(self) -> float:
         """Mean relative error of the window maximum before the quantile, over all scored windows; NaN before the first."""
-        s = self._s
+        s = self.recent
         return float(s.error_sum / s.scored) if s.scored else float("nan")
 
     def _plain(self, slot: int) -> float:
-        """Window maximum at the level of today, for a worker asked for in `slot`."""
-        ahead = _ahead(self._profile, self._seen, slot + self.lead, slot + self.lead + self.window)
-        return float(ahead * self.level)
+        """Window maximum at the level of today, for a worker asked for in `slot`; NaN if a slot of it is unknown."""
+        if self._answer[0] == slot:
+            return self._answer[1]
+        out = 0.0
+        # An outage may end any moment: its return is what to be ready for.
+        back = self.profile.highest(RECONNECT) if self.recent.out_since >= 0 else 1.0
+        for ahead in range(slot + self.lead, slot + self.lead + self.window + 1):
+            usual = self.profile.usual(ahead)
+            event = self._event(ahead)
+            factor = back if event is None else max(back, self.profile.factor(event, ahead))
+            # No shortcut on NaN: `max` would swallow it.
+            out = usual * factor if usual * factor > out or isnan(usual) else out
+            if isnan(out):
+                break
+        level = max(1.0, self.level) if self.recent.out_since >= 0 else self.level
+        self._answer = (slot, float(out * level))
+        return self._answer[1]
 
     def expect(self, now_ns: int) -> float:
         """The load to be ready for when a worker asked for now has booted, messages/s; NaN while unknown."""
-        return self._plain((now_ns + self.offset_ns) // self.slot_ns) * float(self._s.quantile)
+        return self._plain((now_ns + self.offset_ns) // self.slot_ns) * float(self.recent.quantile)
 
     # -- bytes --------------------------------------------------------------------------------------------------
 
     def to_bytes(self) -> bytes:
-        """What was learnt, versioned and checksummed."""
-        head = _HEADER.pack(
-            MAGIC, VERSION, len(self._profile), self.day_ns, self.lead, self.window, self.quantile_wanted
-        )
-        body = head + _RECENT.pack(*astuple(self._s)) + b"".join(part.tobytes() for part in self._arrays())
-        return body + _CRC.pack(zlib.crc32(body))
-
-    def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
-        return self._profile, self._seen, self._actual, self._made
+        """What was learnt, versioned and checksummed (`keeping.py` has the layout)."""
+        return keeping.forecast_bytes(self)
 
     def load(self, payload: bytes) -> Self:
         """Continue from what `to_bytes` wrote; returns this forecast.
@@ -278,28 +287,6 @@ class Forecast:
         VersionError
             If a newer program wrote them, or for another day.
         """
-        if len(payload) < _HEADER.size + _CRC.size or payload[:4] != MAGIC:
-            msg = f"{len(payload)} bytes are no forecast (they begin with {payload[:4]!r}, expected {MAGIC!r})"
-            raise ChecksumError(msg)
-        body = payload[: -_CRC.size]
-        if zlib.crc32(body) != _CRC.unpack(payload[-_CRC.size :])[0]:
-            msg = f"forecast of {len(payload)} bytes fails its CRC-32: damaged since it was written"
-            raise ChecksumError(msg)
-        _, version, rows, day_ns, lead, window, quantile = _HEADER.unpack_from(body)
-        if version != VERSION or rows != len(self._profile) or day_ns != self.day_ns:
-            msg = (
-                f"forecast has version {version}, {rows} profiles, a day of {day_ns} ns; "
-                f"here: version {VERSION}, {len(self._profile)} profiles, {self.day_ns} ns"
-            )
-            raise VersionError(msg)
-        self._s = _Recent(*_RECENT.unpack_from(body, _HEADER.size))
-        at = _HEADER.size + _RECENT.size
-        for part in self._arrays():
-            flat = np.frombuffer(body, part.dtype, count=part.size, offset=at)
-            part[...] = flat.reshape(part.shape)
-            at += part.nbytes
-        if (lead, window, quantile) != (self.lead, self.window, self.quantile_wanted):
-            self._made[:] = np.nan
-            s = self._s
-            self._s = _Recent(slot=s.slot, sum=s.sum, count=s.count, actual=s.actual, usual=s.usual)
+        keeping.load_forecast(self, payload)
+        self._answer = (-1, float("nan"))
         return self

@@ -10,75 +10,22 @@ Nothing here knows a cluster, a clock or a thread; the same observations give th
 
 from __future__ import annotations
 
-import json
-import struct
-import zlib
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from math import exp, isnan
-from typing import Protocol, Self
+from typing import Any, Literal, Self
 
-from iiot_dask.core.errors import ChecksumError, ConfigError, VersionError
+from iiot_dask.core.errors import ConfigError
 from iiot_dask.core.times import time_ns
+from iiot_dask.scaling.calendar import Calendar
+from iiot_dask.scaling.decision import Decision, Policy
 from iiot_dask.scaling.forecast import Forecast
+from iiot_dask.scaling.limits import Limits
 from iiot_dask.scaling.load import Observed
+from iiot_dask.scaling.predictive import ForecastPolicy
+from iiot_dask.scaling.reactive import ReactivePolicy
 from iiot_dask.scaling.sizing import Sizing
 
-MAGIC, VERSION = b"IISP", 1
-_HEADER = struct.Struct("<4sHI")
-_CRC = struct.Struct("<I")
-HOLD_BINS = 32
-"""Resolution of the hold: its span is kept as so many maxima."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What was decided and why.
-
-    Parameters
-    ----------
-    time_ns
-        When, ns since 1970-01-01 UTC.
-    wanted
-        Workers wanted.
-    reactive
-        Workers the present load asks for.
-    forecast
-        Workers the coming load asks for; None while it is not known or not trusted.
-    expected
-        The load they are for, messages/s; NaN without a forecast.
-    reason
-        One sentence.
-    """
-
-    time_ns: int
-    wanted: int
-    reactive: int
-    forecast: int | None
-    expected: float
-    reason: str
-
-
-class Policy(Protocol):
-    """What scales a cluster."""
-
-    def decide(self, now: datetime | int, observed: Observed) -> int:
-        """The number of workers wanted at `now` (a datetime, or ns since 1970-01-01 UTC), not earlier than before."""
-        ...
-
-    def explain(self) -> Decision:
-        """The last decision."""
-        ...
-
-    def to_bytes(self) -> bytes:
-        """What was learnt."""
-        ...
-
-    def from_bytes(self, payload: bytes) -> Self:
-        """Continue from what `to_bytes` wrote."""
-        ...
+__all__ = ["POLICIES", "Decision", "ForecastPolicy", "Policy", "ReactivePolicy", "StaticPolicy", "policy"]
 
 
 class StaticPolicy:
@@ -95,7 +42,7 @@ class StaticPolicy:
         self._workers = sizing.clip(sizing.maximum if workers is None else workers)
         self._last = Decision(0, self._workers, self._workers, None, float("nan"), "fixed number")
 
-    def decide(self, now: datetime | int, observed: Observed) -> int:  # noqa: ARG002 -- the interface
+    def decide(self, now: datetime | int, observed: Observed | None) -> int:  # noqa: ARG002 -- the interface
         """Always the same."""
         self._last = Decision(time_ns(now), self._workers, self._workers, None, float("nan"), "fixed number")
         return self._workers
@@ -113,206 +60,37 @@ class StaticPolicy:
         return self
 
 
-class ReactivePolicy:
-    """Follows the load it sees; a worker is late by its boot time.
-
-    Examples
-    --------
-    >>> p = policy("reactive", capacity=1000.0, boot_s=10.0, maximum=10)
-    >>> p.decide(0, Observed(rate=1400.0, ready=1))
-    2
-    >>> p.decide(10**9, Observed(rate=100.0, ready=2)), p.explain().reason
-    (2, 'load 813/s needs 1.16')
-    """
-
-    def __init__(self, sizing: Sizing) -> None:
-        self.sizing = sizing
-        self._now: int | None = None
-        self._smooth = 0.0
-        self._wanted = sizing.minimum
-        self._bin = 0
-        self._wants: deque[float] = deque([0.0], maxlen=HOLD_BINS + 1)
-        self._last = Decision(0, sizing.minimum, sizing.minimum, None, float("nan"), "nothing observed yet")
-
-    def decide(self, now: datetime | int, observed: Observed) -> int:
-        """Workers wanted now."""
-        at = time_ns(now)
-        need, why = self._need(at, observed)
-        return self._settle(at, need, observed, need, None, float("nan"), why)
-
-    def explain(self) -> Decision:
-        """The last decision."""
-        return self._last
-
-    # -- parts --------------------------------------------------------------------------------------------------
-
-    def _need(self, at: int, observed: Observed) -> tuple[float, str]:
-        """Workers the present asks for, not rounded, and why."""
-        z = self.sizing
-        if self._now is None:
-            self._smooth = observed.rate
-        else:
-            passed_s = max(0.0, (at - self._now) / 1e9)
-            keep = exp(-passed_s / z.smooth_s) if z.smooth_s > 0 else 0.0
-            self._smooth = keep * self._smooth + (1 - keep) * observed.rate
-        self._now = at
-        need = z.workers(self._smooth)
-        # Half a second of load is in flight at any time and no backlog.
-        excess = observed.backlog - 0.5 * observed.rate
-        if excess > 0:
-            behind = (observed.rate + excess / z.catch_up_s) / z.capacity
-            if behind > need:
-                return behind, f"backlog {observed.backlog:.0f} needs {behind:.2f}"
-        return need, f"load {self._smooth:.0f}/s needs {need:.2f}"
-
-    def _settle(
-        self,
-        at: int,
-        need: float,
-        observed: Observed,
-        reactive: float,
-        forecast: float | None,
-        expected: float,
-        why: str,
-    ) -> int:
-        """From a need to a number: up at once, down after the hold and beyond the dead band."""
-        z = self.sizing
-        held = self._hold(at, need)
-        wanted = self._wanted
-        target = z.clip(need)
-        if target > wanted:
-            if need > wanted + z.dead_band or wanted < z.minimum:
-                self._wanted = target
-                why += ": up"
-            else:
-                why += ": within the dead band"
-        elif z.clip(held) < wanted and held <= wanted * (1 - z.dead_band):
-            if observed.backlog > max(observed.rate, 1.0):
-                why += ": held while the backlog drains"
-            else:
-                self._wanted = min(wanted, z.clip(held + z.dead_band))
-                why += ": down" if self._wanted < wanted else ": within the dead band"
-        else:
-            why += ": held" if target < wanted else ""
-        self._wanted = int(min(max(self._wanted, z.minimum), z.maximum))
-        ahead = None if forecast is None else z.clip(forecast)
-        self._last = Decision(at, self._wanted, z.clip(reactive), ahead, expected, why)
-        return self._wanted
-
-    def _hold(self, at: int, need: float) -> float:
-        """The largest need of the hold span."""
-        span = self.sizing.hold_s / HOLD_BINS
-        if span <= 0:
-            return need
-        number = int(at / 1e9 / span)
-        for _ in range(min(max(0, number - self._bin), HOLD_BINS + 1)):
-            self._wants.append(0.0)
-        self._bin = max(self._bin, number)
-        self._wants[-1] = max(self._wants[-1], need)
-        return max(self._wants)
-
-    # -- bytes --------------------------------------------------------------------------------------------------
-
-    def _learnt(self) -> bytes:
-        return b""
-
-    def _relearn(self, payload: bytes) -> None:
-        assert not payload, "only the forecast learns"
-
-    def to_bytes(self) -> bytes:
-        """What was learnt and decided, versioned and checksummed."""
-        state = {
-            "now": self._now, "smooth": self._smooth, "wanted": self._wanted, "bin": self._bin, "wants": list(self._wants),
-        }  # fmt: skip
-        head = json.dumps(state).encode()
-        body = _HEADER.pack(MAGIC, VERSION, len(head)) + head + self._learnt()
-        return body + _CRC.pack(zlib.crc32(body))
-
-    def from_bytes(self, payload: bytes) -> Self:
-        """Continue from what `to_bytes` wrote; returns this policy.
-
-        Raises
-        ------
-        ChecksumError
-            If bytes are missing or changed.
-        VersionError
-            If a newer program wrote them.
-        """
-        if len(payload) < _HEADER.size + _CRC.size or payload[:4] != MAGIC:
-            msg = f"{len(payload)} bytes are no policy state (they begin with {payload[:4]!r}, expected {MAGIC!r})"
-            raise ChecksumError(msg)
-        body = payload[: -_CRC.size]
-        if zlib.crc32(body) != _CRC.unpack(payload[-_CRC.size :])[0]:
-            msg = f"policy state of {len(payload)} bytes fails its CRC-32: damaged since it was written"
-            raise ChecksumError(msg)
-        _, version, size = _HEADER.unpack_from(body)
-        if version != VERSION:
-            msg = f"policy state has version {version}; this program reads version {VERSION}"
-            raise VersionError(msg)
-        state = json.loads(body[_HEADER.size : _HEADER.size + size])
-        self._relearn(body[_HEADER.size + size :])
-        self._now, self._smooth, self._bin = state["now"], state["smooth"], state["bin"]
-        self._wanted = int(min(max(state["wanted"], self.sizing.minimum), self.sizing.maximum))
-        self._wants = deque(state["wants"], maxlen=HOLD_BINS + 1)
-        return self
-
-
-class ForecastPolicy(ReactivePolicy):
-    """`reactive`, and ahead of it the forecast while it is known and has lately been right.
-
-    Examples
-    --------
-    >>> p = policy("forecast", capacity=1000.0, boot_s=2.0, maximum=10, day_s=60.0)
-    >>> for t in range(170): _ = p.decide(t * 10**9, Observed(rate=4000.0 if t % 60 >= 30 else 300.0, ready=1))
-    >>> [p.decide(t * 10**9, Observed(rate=300.0, ready=1)) for t in (201, 209)]
-    [1, 6]
-    >>> p.explain().forecast, p.explain().reactive
-    (6, 1)
-    """
-
-    def __init__(self, sizing: Sizing, forecast: Forecast) -> None:
-        super().__init__(sizing)
-        self.forecast = forecast
-
-    def decide(self, now: datetime | int, observed: Observed) -> int:
-        """Workers wanted now."""
-        at = time_ns(now)
-        need, why = self._need(at, observed)
-        self.forecast.learn(at, observed.rate)
-        if not self.forecast.known:
-            return self._settle(at, need, observed, need, None, float("nan"), f"{why}; forecast: first cycle not over")
-        expected = self.forecast.expect(at)
-        if isnan(expected) or not self.forecast.confident:
-            return self._settle(at, need, observed, need, None, expected, f"{why}; forecast not trusted now")
-        ahead = self.sizing.workers(expected)
-        if ahead > need:
-            why = f"load {expected:.0f}/s expected, needs {ahead:.2f}"
-        return self._settle(at, max(need, ahead), observed, need, ahead, expected, why)
-
-    def _learnt(self) -> bytes:
-        return self.forecast.to_bytes()
-
-    def _relearn(self, payload: bytes) -> None:
-        self.forecast.load(payload)
-
-
-def _forecast(sizing: Sizing, **more: float | str | bool | None) -> ForecastPolicy:
-    day_ns, window_s, quantile, offset_s = (more[k] for k in ("day_ns", "window_s", "quantile", "offset_s"))
-    return ForecastPolicy(
-        sizing,
-        Forecast(
-            day_ns=int(day_ns or 0),
-            lead_ns=round(sizing.boot_s * 1e9),
-            window_ns=round(float(window_s or 0) * 1e9),
-            quantile=float(quantile or 0),
-            offset_ns=round(float(offset_s or 0) * 1e9),
-        ),
+def _forecast(
+    sizing: Sizing,
+    *,
+    day_ns: int,
+    window_s: float,
+    quantile: float,
+    offset_s: float,
+    calendar: Calendar | None,
+    limits: Limits | None,
+    mode: Literal["live", "shadow"],
+    learn_capacity: bool,
+    **_: Any,
+) -> ForecastPolicy:
+    model = Forecast(
+        day_ns=day_ns,
+        lead_ns=round(sizing.boot_s * 1e9),
+        window_ns=round(window_s * 1e9),
+        quantile=quantile,
+        offset_ns=round(offset_s * 1e9),
+        calendar=calendar,
     )
+    return ForecastPolicy(sizing, model, limits, mode=mode, learn_capacity=learn_capacity, premium_ns=day_ns)
+
+
+def _reactive(sizing: Sizing, *, limits: Limits | None, learn_capacity: bool, **_: Any) -> ReactivePolicy:
+    return ReactivePolicy(sizing, limits, learn_capacity=learn_capacity)
 
 
 POLICIES: dict[str, Callable[..., Policy]] = {
     "forecast": _forecast,
-    "reactive": lambda sizing, **_: ReactivePolicy(sizing),
+    "reactive": _reactive,
     "static": lambda sizing, workers, **_: StaticPolicy(sizing, workers),
 }
 """Name -> maker; a policy of your own is one more row."""
@@ -335,6 +113,10 @@ def policy(
     catch_up_s: float | None = None,
     workers: int | None = None,
     offset_s: float = 0.0,
+    calendar: Calendar | None = None,
+    limits: Limits | None = None,
+    mode: Literal["live", "shadow"] = "live",
+    learn_capacity: bool = True,
 ) -> Policy:
     """A policy by name.
 
@@ -357,7 +139,15 @@ def policy(
     workers
         Number of the static policy; default `maximum`.
     offset_s
-        Local time minus UTC, seconds.
+        Local time minus UTC where no `calendar` says it, seconds.
+    calendar
+        Local time, holidays, planned shifts and events; with shifts the forecast works before any history is there.
+    limits
+        Budgets, cost limits and schedules.
+    mode
+        ``"shadow"``: the forecast is made, explained and scored, but decides nothing.
+    learn_capacity
+        False: `capacity` stands, whatever workers really do.
 
     Raises
     ------
@@ -396,4 +186,8 @@ def policy(
         quantile=quantile,
         workers=workers,
         offset_s=offset_s,
+        calendar=calendar,
+        limits=limits,
+        mode=mode,
+        learn_capacity=learn_capacity,
     )

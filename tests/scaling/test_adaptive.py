@@ -26,7 +26,7 @@ def reach(n, cluster, seconds=60):
 @pytest.fixture
 def cluster():
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit=0
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", memory_limit=0
     ) as one:
         yield one
 

@@ -61,7 +61,7 @@ def test_weekends_have_a_profile_of_their_own():
     for now, rate in demand.select(demand["time"].cast(int), "rate").iter_rows():
         forecast.learn(now, rate)
     noon = START_NS + 28 * DAY_NS + 10 * 3600 * S
-    busy, quiet = (float(forecast._profile[1 + (noon // DAY_NS + d) % 7, 600]) for d in (0, 5))
+    busy, quiet = (float(forecast.profile.mean[1 + (noon // DAY_NS + d) % 7, 600]) for d in (0, 5))
     assert quiet < 0.5 * busy
 
 
@@ -69,11 +69,11 @@ def test_a_hole_is_not_learnt():
     forecast = Forecast(day_ns=100 * S, lead_ns=2 * S, window_ns=3 * S)
     for t in range(200):
         forecast.learn(t * S, 50.0)
-    before = forecast._profile.copy()
+    before = forecast.profile.mean.copy()
     forecast.learn(260 * S, 50.0)
     for t in range(260, 300):
         forecast.learn(t * S, 0.0, trusted=False)
-    assert np.allclose(forecast._profile, before)
+    assert np.allclose(forecast.profile.mean, before)
 
 
 def test_bytes_continue_where_they_ended():
