@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from iiot_dask.history import rollup
 from iiot_dask.history.index import Rows, overlapping
 from iiot_dask.history.kernels import statistics
 from iiot_dask.history.place import join, split
@@ -90,6 +91,22 @@ def _from_statistics(rows: Rows, ids: npt.NDArray[np.int64], cut: Windows) -> Pa
     keep = head["good"] > 0
     at = np.searchsorted(ids, head["tag_id"][keep])
     return {"tag": at, "window": cut.start_of(head["start_ns"][keep]), **{key: head[key][keep] for key in KEYS}}
+
+
+def from_rollups(
+    store: Store, rows: Rows, ids: npt.NDArray[np.int64], start: int, last: int, cut: Windows
+) -> list[Partial]:
+    """Partial windows of roll-up rows; in a calendar each roll-up window belongs where it starts."""
+    if not len(rows):
+        return []
+    if len(cut.anchors) == 1:
+        return [rollup.partials(store, rows, ids, start, last, cut.every_ns)]
+    every = np.array([rollup.every_of(file.path) for file in rows.files], np.int64)[rows.file]
+    out = []
+    for length in np.unique(every).tolist():
+        found = dict(rollup.partials(store, rows.take(every == length), ids, start, last, length))
+        out.append({**found, "window": cut.start_of(found["window"])})
+    return out
 
 
 def combine(parts: Iterable[Partial]) -> Partial:

@@ -171,7 +171,8 @@ def _parted(
 ) -> Iterator[tuple[int, Columns]]:
     """The rows of each cell that has any, in order; one pass over all of them."""
     ends = np.cumsum(counts)
-    out = tuple(np.empty_like(c) for c in columns)
+    tag, time, value, quality = columns
+    out = np.empty_like(tag), np.empty_like(time), np.empty_like(value), np.empty_like(quality)
     part_kernel(*columns, length_ns, low, ends - counts, *out)
     for cell in np.flatnonzero(counts).tolist():
         a, b = int(ends[cell] - counts[cell]), int(ends[cell])

@@ -9,25 +9,22 @@ go on meanwhile; if one takes the next version first, the commit is tried after 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iiot_dask.core.errors import CapacityError, ChecksumError
+from iiot_dask.core.errors import CapacityError
 from iiot_dask.history import delta, layout
-from iiot_dask.history.blobs import Blobs
-from iiot_dask.history.block import Columns, days, write_file
 from iiot_dask.history.index import NS_MAX, NS_MIN
-from iiot_dask.history.kernels import digest
+from iiot_dask.history.jobs import run_jobs
 from iiot_dask.history.layout import FileEntry
-from iiot_dask.history.merge import TOP as TOP_LEVEL
-from iiot_dask.history.merge import File, closure, files_of, hot_slices, over, tiers
+from iiot_dask.history.merge import File, closure, files_of, hot_slices, tiers
+from iiot_dask.history.outputs import Outputs, Sealing, Tally, whole_days
 from iiot_dask.history.place import decode_counted
 from iiot_dask.history.read import in_order, plan
-from iiot_dask.history.seal import Head, seal
-from iiot_dask.history.verify import read_back
 
 if TYPE_CHECKING:
     from iiot_dask.history.history import History
@@ -36,8 +33,6 @@ ROWS_MAX = 6_000_000
 """Samples merged at a time (about 100 bytes each in memory)."""
 COMMITS_MAX = 100
 """Tries of one commit while appends keep taking the next version."""
-MASK = (1 << 64) - 1
-
 Progress = Callable[[int, int], None]
 
 
@@ -73,22 +68,21 @@ def compact(
     dry_run: bool = False,
     rows_max: int = ROWS_MAX,
     chunk_rows_min: int = layout.CHUNK_ROWS_MIN,
+    client: Any | None = None,
 ) -> Compaction:
     """Seal hot blocks and merge small sealed files; see `History.compact`."""
     history.log.refresh()
     history.tags.refresh()
     before = files_of(history.log.files())
-    slices = hot_slices(before, rows_max, sealed_blocks=chunk_rows_min < layout.CHUNK_ROWS_MIN)
+    slices = [(1, part) for part in hot_slices(before, rows_max, sealed_blocks=chunk_rows_min < layout.CHUNK_ROWS_MIN)]
     rest = tiers(before, history.clock.now_ns())
-    total = sum(f.rows for part in slices for f in part) + sum(f.rows for _, part in rest for f in part)
+    total = sum(f.rows for _, part in (*slices, *rest) for f in part)
     if dry_run:
         return _report(history, before, Compaction(dry_run=True, merges=len(slices) + len(rest)))
-    work = _Work(history, rows_max, chunk_rows_min, progress, total)
-    for part in slices:
-        work.merge(part, 1)
+    work = _Work(history, rows_max, chunk_rows_min, progress, total, client)
+    work.merge(slices)
     while found := tiers(files_of(history.log.files()), history.clock.now_ns()):
-        done = [work.merge(part, level) for level, part in found]
-        if not any(done):
+        if not work.merge(found):
             break
     return _report(history, before, work.result)
 
@@ -107,6 +101,57 @@ def _report(history: History, before: list[File], result: Compaction) -> Compact
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """One merge, for whoever carries it out: the files to read and how to seal what they hold. Picklable."""
+
+    url: str
+    options: Mapping[str, str] | None
+    inputs: tuple[File, ...]
+    sealing: Sealing
+    rows_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge wrote and proved; nothing is committed."""
+
+    entries: list[FileEntry]
+    tally: Tally
+
+
+def merge_files(job: Merge, history: History | None = None, report: Callable[[int], None] | None = None) -> Merged:
+    """Read, merge, seal, write and prove, in bounded memory; runs anywhere the storage is reached from.
+
+    Raises
+    ------
+    ChecksumError
+        If a file is damaged or anything does not add up.
+    CapacityError
+        If the storage refuses.
+    """
+    if history is None:
+        from iiot_dask.history.history import History
+
+        history = History(job.url, job.options)
+    outputs = Outputs(history, job.sealing)
+    tally = Tally(sum(f.rows for f in job.inputs))
+    orders = {f.path: f.orders[1] for f in job.inputs}
+    rows = history.index.rows(orders, None, NS_MIN, NS_MAX, orders)
+    ids = np.arange(len(history.tags), dtype=np.int64)
+    store = history.store
+    groups = plan(rows, ids, NS_MIN, NS_MAX, job.rows_max)
+    for group, (columns, held) in in_order(groups, lambda g: (g, decode_counted(store, g)), ahead=1):
+        named = (group.ids[columns[0]], *columns[1:])
+        tally = tally.count(named, held)
+        outputs.take(named)
+        if report is not None:
+            report(held)
+    entries = outputs.finish()
+    tally.prove(history, entries)
+    return Merged(entries, tally)
+
+
 @dataclass(slots=True)
 class _Work:
     history: History
@@ -114,140 +159,88 @@ class _Work:
     chunk_rows_min: int
     progress: Progress | None
     total: int
+    client: Any | None
     done: int = 0
     result: Compaction = field(default_factory=lambda: Compaction(dry_run=False))
 
-    def merge(self, wanted: list[File], level: int) -> bool:
-        """Merge files into ones of `level`; False if another compaction was first (nothing is changed then)."""
+    def merge(self, wanted: Sequence[tuple[int, list[File]]]) -> bool:
+        """Merge each (level, files) into files of that level; False if other compactions were first every time."""
+        if self.client is not None:
+            return self._all(self._jobs(wanted))
+        # Alone, each merge is planned from the newest look at the log.
+        won = [self._all(self._jobs([one])) for one in wanted]
+        return any(won)
+
+    def _jobs(self, wanted: Sequence[tuple[int, list[File]]]) -> list[Merge]:
+        """Jobs that touch different files, whatever their merges have to draw in."""
         history = self.history
         history.log.refresh()
         files = files_of(history.log.files())
         there = {f.path for f in files}
-        if any(f.path not in there for f in wanted):
-            return self._lost()
-        inputs = closure(wanted, files)
-        outputs = Outputs(history, max(level, *(f.level for f in inputs)), inputs, files, self.chunk_rows_min)
-        tally = Tally(sum(f.rows for f in inputs))
-        rows = history.index.rows([f.path for f in inputs], None, NS_MIN, NS_MAX, {f.path: f.orders[1] for f in inputs})
-        ids = np.arange(len(history.tags), dtype=np.int64)
-        groups = plan(rows, ids, NS_MIN, NS_MAX, self.rows_max)
-        for group, (columns, held) in in_order(groups, lambda g: (g, decode_counted(history.store, g)), ahead=1):
-            named = (group.ids[columns[0]], *columns[1:])
-            tally.count(named, held)
-            outputs.take(named)
-            self.done += held
-            if self.progress is not None:
-                self.progress(self.done, max(self.total, self.done))
-        entries = outputs.finish()
-        tally.prove(history, entries)
-        if not self._commit(inputs, entries):
-            for entry in entries:
-                history.store.delete(entry.path)
-            return self._lost()
-        self.result = replace(
-            self.result, merges=self.result.merges + 1, duplicates=self.result.duplicates + tally.held - tally.kept
-        )
-        return True
+        taken: set[str] = set()
+        jobs = []
+        for level, part in wanted:
+            if any(f.path not in there for f in part):
+                self._lost()
+                continue
+            inputs = closure(part, files)
+            if any(f.path in taken for f in inputs):
+                continue  # the next round takes it
+            taken |= {f.path for f in inputs}
+            sealing = Sealing(
+                max(level, *(f.level for f in inputs)),
+                max(f.orders[1] for f in inputs),
+                whole_days(inputs, files, history.clock.now_ns()),
+                self.chunk_rows_min,
+                secrets.token_hex(8),
+            )
+            jobs.append(Merge(history.url, history.store.options, tuple(inputs), sealing, self.rows_max))
+        return jobs
 
-    def _lost(self) -> bool:
+    def _all(self, jobs: Sequence[Merge]) -> bool:
+        here = partial(merge_files, history=self.history, report=self._report)
+        work = merge_files if self.client is not None else here
+        won = False
+        for job, merged in run_jobs(jobs, work, self.client):
+            if self.client is not None:
+                self._report(merged.tally.held)
+            if self._commit(job.inputs, merged.entries):
+                won = True
+                dropped = merged.tally.held - merged.tally.kept
+                self.result = replace(
+                    self.result, merges=self.result.merges + 1, duplicates=self.result.duplicates + dropped
+                )
+                continue
+            for entry in merged.entries:
+                self.history.store.delete(entry.path)
+            self._lost()
+        return won
+
+    def _report(self, held: int) -> None:
+        self.done += held
+        if self.progress is not None:
+            self.progress(self.done, max(self.total, self.done))
+
+    def _lost(self) -> None:
         self.result = replace(self.result, conflicts=self.result.conflicts + 1)
-        return False
 
-    def _commit(self, inputs: list[File], entries: list[FileEntry]) -> bool:
+    def _commit(self, inputs: Sequence[File], entries: list[FileEntry]) -> bool:
         log = self.history.log
+        actions: list[delta.Action] = [
+            *(delta.remove(f.path, f.size, {"day": f.day, "shard": str(f.shard)}) for f in inputs),
+            *(
+                delta.add(e.path, e.size, {"day": e.day, "shard": str(e.shard)}, e.stats, data_change=False)
+                for e in entries
+            ),
+        ]
         for _ in range(COMMITS_MAX):
             log.refresh()
             there = set(log.paths())
             if any(f.path not in there for f in inputs):
                 return False
-            actions: list[delta.Action] = [
-                *(delta.remove(f.path, f.size, {"day": f.day, "shard": str(f.shard)}) for f in inputs),
-                *(
-                    delta.add(e.path, e.size, {"day": e.day, "shard": str(e.shard)}, e.stats, data_change=False)
-                    for e in entries
-                ),
-            ]
             # Exactly at the next version: delta-rs does not notice two commits that remove the same file.
             if log.commit(actions, exact=True, metadata={"operationParameters": {"compaction": "true"}}):
                 log.refresh()
                 return True
         msg = f"compaction of {self.history.url!r}: {COMMITS_MAX} commits in a row lost to appends"
         raise CapacityError(msg)
-
-
-@dataclass(slots=True)
-class Tally:
-    """The proof: samples decoded, samples kept and their checksum, against what the inputs said and the outputs hold."""
-
-    expected: int
-    held: int = 0
-    kept: int = 0
-    sum: int = 0
-
-    def count(self, columns: Columns, held: int) -> None:
-        """Samples kept (by tag id), of how many that were decoded."""
-        tag, time, value, quality = columns
-        self.held += held
-        self.kept += len(tag)
-        self.sum = (self.sum + digest(tag, time, value, quality)) & MASK
-
-    def prove(self, history: History, entries: list[FileEntry]) -> None:
-        """Raise ChecksumError unless everything adds up."""
-        found = list(in_order(entries, lambda e: read_back(history.store, e.path)))
-        rows, total = sum(n for n, _ in found), sum(d for _, d in found) & MASK
-        if (self.held, rows, total) != (self.expected, self.kept, self.sum):
-            msg = (
-                f"compaction of {history.url!r} does not add up and was not committed: inputs say {self.expected} samples and "
-                f"hold {self.held}; {self.kept} were kept and the outputs hold {rows} (checksum {total:016x}, {self.sum:016x})"
-            )
-            raise ChecksumError(msg)
-
-
-class Outputs:
-    """Sealed rows, gathered by day and kind, written as files of at most `layout.FILE_ROWS_MAX` samples."""
-
-    def __init__(
-        self, history: History, level: int, inputs: list[File], files: list[File], chunk_rows_min: int
-    ) -> None:
-        self.history = history
-        self.chunk_rows_min = chunk_rows_min
-        self.level = level
-        self.order = max(f.orders[1] for f in inputs)
-        self.token = secrets.token_hex(8)
-        self.entries: list[FileEntry] = []
-        self._pending: dict[tuple[str, str], tuple[list[Head], list[Blobs]]] = {}
-        self._rows: dict[tuple[str, str], int] = {}
-        merged = {f.path for f in inputs}
-        self._others = {f.day for f in files if f.path not in merged}
-        self._over = {f.day for f in inputs if over([g for g in inputs if g.day == f.day], history.clock.now_ns())}
-
-    def take(self, columns: Columns) -> None:
-        """Seal sorted samples."""
-        for day, part in days(columns):
-            for kind, head, blobs in seal(part, self.order, self.chunk_rows_min):
-                key = (day, kind)
-                heads, all_blobs = self._pending.setdefault(key, ([], []))
-                heads.append(head)
-                all_blobs.extend(blobs)
-                self._rows[key] = self._rows.get(key, 0) + int(head["count"].sum())
-                if self._rows[key] >= layout.FILE_ROWS_MAX:
-                    self._write(key)
-
-    def finish(self) -> list[FileEntry]:
-        """Write what is pending; all files written."""
-        for key in sorted(self._pending):
-            self._write(key)
-        return self.entries
-
-    def _write(self, key: tuple[str, str]) -> None:
-        day, kind = key
-        heads, blobs = self._pending.pop(key)
-        self._rows.pop(key)
-        head = {name: np.concatenate([h[name] for h in heads]) for name in heads[0]}
-        names = None
-        if kind == layout.CHUNK:
-            names = self.history.tags.series(head["tag_id"]).to_list()
-        # A day that is over and all in these outputs is whole at once.
-        level = TOP_LEVEL if day in self._over and day not in self._others else self.level
-        name = f"s{level}-{self.token}"
-        self.entries.append(write_file(self.history.store, kind, name, len(self.entries), day, 0, head, blobs, names))

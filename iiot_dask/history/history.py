@@ -200,6 +200,7 @@ class History(Queries):
         dry_run: bool = False,
         rows_max: int = compaction.ROWS_MAX,
         chunk_rows_min: int = layout.CHUNK_ROWS_MIN,
+        client: Any | None = None,
     ) -> compaction.Compaction:
         """Seal hot blocks into chunks of one tag, merge small sealed files, drop what was written again.
 
@@ -217,6 +218,8 @@ class History(Queries):
         chunk_rows_min
             A tag with fewer samples a day stays in a block, which is smaller but has no statistics of its own. Lower it to
             let other readers (DuckDB, Spark) see every tag's statistics; blocks sealed earlier are then taken up again.
+        client
+            A Dask client whose workers do the merges, several at once; the commits stay here.
 
         Raises
         ------
@@ -230,7 +233,9 @@ class History(Queries):
         if chunk_rows_min < 1:
             msg = f"chunk_rows_min {chunk_rows_min!r}: 1 or more is allowed"
             raise ConfigError(msg)
-        return compaction.compact(self, progress, dry_run=dry_run, rows_max=rows_max, chunk_rows_min=chunk_rows_min)
+        return compaction.compact(
+            self, progress, dry_run=dry_run, rows_max=rows_max, chunk_rows_min=chunk_rows_min, client=client
+        )
 
     def retain(
         self,
@@ -239,6 +244,7 @@ class History(Queries):
         *,
         dry_run: bool = True,
         rows_max: int = compaction.ROWS_MAX,
+        client: Any | None = None,
     ) -> Retained:
         """Roll up or drop what is past its time, by default only say what; see `retention` for the rules.
 
@@ -252,6 +258,8 @@ class History(Queries):
             Only say what would be done.
         rows_max
             Samples decoded at a time; some 100 bytes of memory each.
+        client
+            A Dask client whose workers do the reading and writing, as many days at once as they have threads.
 
         Raises
         ------
@@ -271,14 +279,14 @@ class History(Queries):
         >>> done.samples, done.windows_made, h.scan().collect().height
         (1, 1, 1)
         """
-        return retain(self, policy, progress, dry_run=dry_run, rows_max=rows_max)
+        return retain(self, policy, progress, dry_run=dry_run, rows_max=rows_max, client=client)
 
-    def verify(self, progress: Progress | None = None) -> Verification:
+    def verify(self, progress: Progress | None = None, *, client: Any | None = None) -> Verification:
         """Read every file and check it against every hash and checksum there is; damage is named, never raised.
 
-        `progress` is called with (files done, files).
+        `progress` is called with (files done, files); `client`: a Dask client whose workers do the reading.
         """
-        return verify(self, progress)
+        return verify(self, progress, client)
 
     def vacuum(self, retention: SpanLike = "1d", *, dry_run: bool = True) -> Vacuumed:
         """Delete files that compaction replaced, or a crash left behind, more than `retention` ago; by default only name them.

@@ -188,6 +188,19 @@ def join(store: Store, found: Split, columns: Collection[str] = ALL) -> Decoded:
     return Decoded(counts, out, found.held)
 
 
+def qualities(store: Store, rows: Rows, *, forward: bool) -> npt.NDArray[np.uint8]:
+    """Quality of the first (or last) sample of each chunk, without a look at times and values."""
+    out = np.zeros(len(rows), np.uint8)
+    for file, numbers, mine in _by_file(rows):
+        table, local = _read(store, file, numbers, ["quality"])
+        column, there = _blobs(table.column("quality"), local)
+        for i in np.flatnonzero(there).tolist():
+            codes = np.empty(int(rows.head["count"][mine[i]]), np.uint8)
+            _decode_one(file, int(numbers[i]), "quality", column.blob(i), codes)
+            out[mine[i]] = codes[0 if forward else -1]
+    return out
+
+
 def decode_group(store: Store, group: Group) -> Columns:
     """Samples of a group: position in ``group.ids`` (int64), time, value, quality; sorted, one a (tag, time).
 
@@ -228,11 +241,7 @@ def _decode_file(
     out: dict[str, npt.NDArray[Any]],
 ) -> None:
     names = list(out)
-    groups = np.unique(np.searchsorted(file.group_starts, rows, side="right") - 1)
-    table = read_groups(store, file.path, file.metadata, groups.tolist(), names)
-    sizes = np.diff(file.group_starts)[groups]
-    which = np.searchsorted(groups, np.searchsorted(file.group_starts, rows, side="right") - 1)
-    local = rows - file.group_starts[groups[which]] + (np.cumsum(sizes) - sizes)[which]
+    table, local = _read(store, file, rows, names)
     for name in names:
         column, there = _blobs(table.column(name), local)
         if name == "quality":
@@ -243,6 +252,18 @@ def _decode_file(
             left = bulk.decode_values_into(column, count, at, out[name])
         for i in left.tolist():
             _decode_one(file, int(rows[i]), name, column.blob(i), out[name][at[i] : at[i] + count[i]])
+
+
+def _read(
+    store: Store, file: FileIndex, rows: npt.NDArray[np.int64], names: list[str]
+) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+    """The row groups that hold `rows` (ascending), and where in them each lies."""
+    holder = np.searchsorted(file.group_starts, rows, side="right") - 1
+    groups = np.unique(holder)
+    table = read_groups(store, file.path, file.metadata, groups.tolist(), names)
+    sizes = np.diff(file.group_starts)[groups]
+    which = np.searchsorted(groups, holder)
+    return table, rows - file.group_starts[groups[which]] + (np.cumsum(sizes) - sizes)[which]
 
 
 def _blobs(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> tuple[bulk.Column, npt.NDArray[np.bool_]]:

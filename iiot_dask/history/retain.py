@@ -9,8 +9,9 @@ outputs (counts and checksums of the outputs as read back), and the windows stan
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +20,12 @@ from iiot_dask.core.errors import CapacityError, ChecksumError
 from iiot_dask.history import delta, layout, rollup
 from iiot_dask.history.blobs import Blobs
 from iiot_dask.history.block import Columns, where, write_file
-from iiot_dask.history.compact import MASK, ROWS_MAX, Outputs, Progress, Tally
+from iiot_dask.history.compact import ROWS_MAX, Progress
 from iiot_dask.history.index import NS_MAX, NS_MIN
+from iiot_dask.history.jobs import run_jobs
 from iiot_dask.history.layout import FileEntry
 from iiot_dask.history.merge import File, closure, files_of
+from iiot_dask.history.outputs import MASK, Outputs, Sealing, Tally, whole_days
 from iiot_dask.history.place import decode_counted
 from iiot_dask.history.read import Group, in_order, plan
 from iiot_dask.history.retention import Retention, Step
@@ -72,6 +75,7 @@ def retain(
     *,
     dry_run: bool = True,
     rows_max: int = ROWS_MAX,
+    client: Any | None = None,
 ) -> Retained:
     """Apply a policy; see `History.retain`."""
     history.log.refresh()
@@ -87,7 +91,7 @@ def retain(
             windows=sum(s["rows"] for s in said if s["source_ns"]),
         )
     else:
-        work = _Work(history, rows_max, progress, sum(s["rows"] for s in said), result)
+        work = _Work(history, rows_max, progress, sum(s["rows"] for s in said), client, result)
         for step in steps:
             work.step(step)
         result = work.result
@@ -141,82 +145,132 @@ def together(chosen: Sequence[File], files: Sequence[File], step: Step) -> list[
             return sorted(out.values(), key=lambda f: (f.orders, f.path))
 
 
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """One commit's work, for whoever carries it out. Picklable.
+
+    `inputs` hold rows of the step's source, `repaired` windows of its target that theirs may add to.
+    """
+
+    url: str
+    options: Mapping[str, str] | None
+    step: Step
+    inputs: tuple[File, ...]
+    repaired: tuple[File, ...]
+    sealing: Sealing
+    rows_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """What was written and proved: files, rows rolled up or dropped, windows made."""
+
+    entries: list[FileEntry]
+    rolled: int
+    made: int
+
+
+def roll_files(job: Roll, history: History | None = None) -> Rolled:
+    """Read, fold, seal, write and prove, in bounded memory; runs anywhere the storage is reached from.
+
+    Raises
+    ------
+    ChecksumError
+        If a file is damaged or anything does not add up.
+    CapacityError
+        If the storage refuses.
+    """
+    if history is None:
+        from iiot_dask.history.history import History
+
+        history = History(job.url, job.options)
+    work = _Rolling(history, job)
+    files = (*job.inputs, *job.repaired)
+    orders = {f.path: f.orders[1] for f in files}
+    rows = history.index.rows(orders, None, NS_MIN, NS_MAX, orders)
+    ids = np.arange(len(history.tags), dtype=np.int64)
+    for found in in_order(plan(rows, ids, NS_MIN, NS_MAX, job.rows_max), work.decode, ahead=1):
+        work.take(*found)
+    entries = work.finish()
+    work.prove(entries)
+    return Rolled(entries, work.rolled, work.made)
+
+
 @dataclass(slots=True)
 class _Work:
     history: History
     rows_max: int
     progress: Progress | None
     total: int
+    client: Any | None
     result: Retained
     done: int = 0
 
     def step(self, step: Step) -> None:
-        """Carry out one step."""
+        """Carry out one step: days apart from each other at once, again while other writers were first."""
         for tried in range(TRIES_MAX):
-            files = files_of(self.history.log.files(), rollups=True)
-            lost = 0
-            for batch in batches(_due(files, step)):
-                lost += not self._batch(batch, step, last_try=tried == TRIES_MAX - 1)
-            if not lost:
-                return
             self.history.log.refresh()
+            files = files_of(self.history.log.files(), rollups=True)
+            jobs = self._jobs(files, step)
+            work = roll_files if self.client is not None else partial(roll_files, history=self.history)
+            for job, rolled in run_jobs(jobs, work, self.client):
+                self._settle(job, rolled, files, last_try=tried == TRIES_MAX - 1)
+            files = files_of(self.history.log.files(), rollups=True)
+            if not _due(files, step):
+                return
         msg = f"retention of {self.history.url!r}: other writers changed the same files {TRIES_MAX} times in a row"
         raise CapacityError(msg)
 
-    def _batch(self, batch: Sequence[File], step: Step, *, last_try: bool) -> bool:
-        history = self.history
-        history.log.refresh()
-        files = files_of(history.log.files(), rollups=True)
-        there = {f.path for f in files}
-        batch = [f for f in batch if f.path in there]
-        if not batch:
-            return True  # taken with an earlier day, or by another process
-        gone = [f for f in batch if f.times[1] < step.before]
-        if not step.target and gone:
-            # Every row of these is past its time: nothing to read.
-            batch = gone
-        inputs = gone if not step.target and gone else together(batch, files, step)
-        repaired = _repaired(inputs, files, step)
-        job = _Job(history, step, inputs, repaired, files)
-        rows = history.index.rows(
-            [f.path for f in (*inputs, *repaired)],
-            None,
-            NS_MIN,
-            NS_MAX,
-            {f.path: f.orders[1] for f in (*inputs, *repaired)},
-        )
-        ids = np.arange(len(history.tags), dtype=np.int64)
-        for found in in_order(plan(rows, ids, NS_MIN, NS_MAX, self.rows_max), job.decode, ahead=1):
-            job.take(*found)
-        entries = job.finish()
-        job.prove(entries)
-        if not self._commit(job, entries, last_try=last_try):
-            for entry in entries:
-                history.store.delete(entry.path)
-            self.result = replace(self.result, conflicts=self.result.conflicts + 1)
-            return False
-        rows_in = sum(f.rows for f in inputs)
+    def _jobs(self, files: Sequence[File], step: Step) -> list[Roll]:
+        """Jobs that touch different files."""
+        history, taken, jobs = self.history, set[str](), []
+        for batch in batches(_due(files, step)):
+            gone = [f for f in batch if f.times[1] < step.before]
+            # Without a target, files whose every row is past its time need not be read.
+            inputs = gone if not step.target and gone else together(batch, files, step)
+            repaired = _repaired(inputs, files, step)
+            if any(f.path in taken for f in (*inputs, *repaired)):
+                continue  # the next try takes them
+            taken |= {f.path for f in (*inputs, *repaired)}
+            sealing = Sealing(
+                max(f.level for f in inputs),
+                max(f.orders[1] for f in (*inputs, *repaired)),
+                whole_days(inputs, files, history.clock.now_ns()),
+                layout.CHUNK_ROWS_MIN,
+                secrets.token_hex(8),
+            )
+            jobs.append(
+                Roll(history.url, history.store.options, step, tuple(inputs), tuple(repaired), sealing, self.rows_max)
+            )
+        return jobs
+
+    def _settle(self, job: Roll, rolled: Rolled, files: Sequence[File], *, last_try: bool) -> None:
+        rows_in = sum(f.rows for f in job.inputs)
         self.done += rows_in
         if self.progress is not None:
             self.progress(self.done, max(self.total, self.done))
-        rolled = job.rolled
+        if not self._commit(job, rolled.entries, {f.path for f in files}, last_try=last_try):
+            for entry in rolled.entries:
+                self.history.store.delete(entry.path)
+            self.result = replace(self.result, conflicts=self.result.conflicts + 1)
+            return
+        samples, windows = (0, rolled.rolled) if job.step.source else (rolled.rolled, 0)
         self.result = replace(
             self.result,
             commits=self.result.commits + 1,
-            samples=self.result.samples + (0 if step.source else rolled),
-            windows=self.result.windows + (rolled if step.source else 0),
-            windows_made=self.result.windows_made + job.made,
+            samples=self.result.samples + samples,
+            windows=self.result.windows + windows,
+            windows_made=self.result.windows_made + rolled.made,
         )
-        return True
 
-    def _commit(self, job: _Job, entries: list[FileEntry], *, last_try: bool) -> bool:
+    def _commit(self, job: Roll, entries: list[FileEntry], known: set[str], *, last_try: bool) -> bool:
         log = self.history.log
-        known = {f.path for f in job.files}
+        removed = (*job.inputs, *job.repaired)
         while True:
             log.refresh()
             now = files_of(log.files(), rollups=True)
             there = {f.path for f in now}
-            if any(f.path not in there for f in job.removed):
+            if any(f.path not in there for f in removed):
                 return False
             fresh = [f for f in _due(now, job.step) if f.path not in known]
             # Late rows of the same time: counted properly only if taken along, so begin anew (but not for ever).
@@ -225,7 +279,7 @@ class _Work:
             actions: list[delta.Action] = [
                 *(
                     delta.remove(f.path, f.size, {"day": f.day, "shard": str(f.shard)}, data_change=True)
-                    for f in job.removed
+                    for f in removed
                 ),
                 *(delta.add(e.path, e.size, {"day": e.day, "shard": str(e.shard)}, e.stats) for e in entries),
             ]
@@ -243,26 +297,17 @@ def _repaired(inputs: Sequence[File], files: Sequence[File], step: Step) -> list
     return [f for f in files if rollup.every_of(f.path) == step.target and any(f.may_overlap(mine) for mine in wide)]
 
 
-class _Job:
-    """One commit's work: groups in, files out, and the proof."""
+class _Rolling:
+    """Groups in, files out, and the proof."""
 
-    def __init__(
-        self, history: History, step: Step, inputs: list[File], repaired: list[File], files: list[File]
-    ) -> None:
+    def __init__(self, history: History, job: Roll) -> None:
         self.history = history
-        self.step = step
-        self.inputs = inputs
-        self.files = files
-        self.removed = [*inputs, *repaired]
-        self.order = max(f.orders[1] for f in self.removed)
-        self.tally = Tally(sum(f.rows for f in inputs) if not step.source else 0)
-        self.outputs = (
-            None
-            if step.source
-            else Outputs(history, max(f.level for f in inputs), inputs, files, layout.CHUNK_ROWS_MIN)
-        )
+        self.step = job.step
+        self.token = job.sealing.token
+        self.order = job.sealing.order
+        self.tally = Tally(sum(f.rows for f in job.inputs))
+        self.outputs = None if job.step.source else Outputs(history, job.sealing)
         self.rolled = self.made = 0
-        self._token = secrets.token_hex(8)
         self._digest = 0
         self._entries: list[FileEntry] = []
         self._pending: dict[tuple[str, int], tuple[list[Any], list[Blobs]]] = {}
@@ -290,7 +335,7 @@ class _Job:
             old = columns[1] < before
             self.rolled += int(old.sum())
             young = where(columns, ~old)
-            self.tally.count(young, held)
+            self.tally = self.tally.count(young, held)
             assert self.outputs is not None, "samples come from samples only"
             if len(young[0]):
                 self.outputs.take(young)
@@ -329,7 +374,7 @@ class _Job:
         heads, blobs = self._pending.pop((day, every))
         head = {name: np.concatenate([h[name] for h in heads]) for name in heads[0]}
         names = self.history.tags.series(head["tag_id"]).to_list()
-        name = f"w{every}-{self._token}"
+        name = f"w{every}-{self.token}"
         self._entries.append(
             write_file(self.history.store, layout.ROLLUP, name, len(self._entries), day, 0, head, blobs, names)
         )

@@ -38,9 +38,12 @@ class Snapshot(Protocol):
 
 
 class Tail(Protocol):
-    """Where rows wait that a stream will commit under `app_id`."""
+    """Where rows wait for a stream to commit them."""
 
-    app_id: str
+    @property
+    def app_id(self) -> str:
+        """Under which a stream commits them."""
+        ...
 
     def snapshot(self, committed: int) -> Snapshot | None:
         """Everything from offset `committed` on; None if some of it is gone, because it was committed meanwhile."""
@@ -99,3 +102,57 @@ def with_tail(tail: Tail | None, log: Log) -> Iterator[Added | None]:
         log.refresh()
     msg = f"the journal of {tail.app_id!r} was trimmed {ATTEMPTS_MAX} times between two looks; try again"
     raise CapacityError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The part of a snapshot that a question on another machine needs, decoded; a `Tail` and a `Snapshot`. Picklable."""
+
+    app_id: str
+    heads: dict[str, npt.NDArray[Any]]
+    rows: tuple[Samples, ...]
+
+    def samples(self, row: int) -> Samples:
+        """One record."""
+        return self.rows[row]
+
+    def snapshot(self, committed: int) -> Fixed:
+        """Itself: it belongs to one version of the table, which its reader is fixed to as well."""
+        del committed
+        return self
+
+
+FIXED_ROWS_MAX = 50_000_000
+"""Most samples that travel with one part (24 bytes each)."""
+
+
+def fixed(rows: Rows, ids: npt.NDArray[np.int64] | None, start: int, last: int) -> Fixed | None:
+    """The live rows among `rows` that may hold samples of `ids` (None: all) with ``start <= time <= last``; None: none.
+
+    Raises
+    ------
+    CapacityError
+        If they are too many to travel.
+    """
+    live = [i for i, file in enumerate(rows.files) if isinstance(file, LiveFile)]
+    if not live:
+        return None
+    keep = np.isin(rows.file, live) & (rows.head["end_ns"] >= start) & (rows.head["start_ns"] <= last)
+    if ids is not None:
+        keep &= in_set(rows.head["tag_min"], rows.head["tag_max"], ids)
+    mine = rows.take(keep)
+    total = int(mine.head["count"].sum())
+    if total > FIXED_ROWS_MAX:
+        msg = (
+            f"{total:,} samples of the live tail would travel to a worker; at most {FIXED_ROWS_MAX:,}: wait for a flush"
+        )
+        raise CapacityError(msg)
+    if not len(mine):
+        return None
+    found = []
+    for at, row in zip(mine.file.tolist(), mine.row.tolist(), strict=True):
+        file = mine.files[at]
+        assert isinstance(file, LiveFile), "only live files were taken"
+        found.append(file.samples(row))
+    names = ("tag_min", "tag_max", "start_ns", "end_ns", "count")
+    return Fixed("fixed", {name: mine.head[name] for name in names}, tuple(found))

@@ -7,6 +7,7 @@ statistics it says, to the bit.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from iiot_dask.core.errors import ChecksumError, DataError, IiotError
 from iiot_dask.history import layout, rollup
 from iiot_dask.history.blobs import Blobs, Samples
 from iiot_dask.history.index import FileIndex, Rows, read_index
+from iiot_dask.history.jobs import run_jobs
 from iiot_dask.history.kernels import digest, statistics
 from iiot_dask.history.read import decode_row, in_order, read_blobs
 from iiot_dask.history.rollup import Windows
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 64
 """Rows of a file decoded at a time."""
+JOB_FILES = 8
+"""Files of a job on a cluster."""
 
 Progress = Callable[[int, int], None]
 
@@ -50,28 +54,48 @@ class Verification:
         return {"ok": self.ok, **asdict(self)}
 
 
-def verify(history: History, progress: Progress | None = None) -> Verification:
-    """Check every file of the table; see `History.verify`."""
-    history.log.refresh()
-    frame = history.log.files()
-    files = list(frame.iter_rows(named=True))
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """Files to check, as the log has them, for whoever does it. Picklable."""
+
+    url: str
+    options: Mapping[str, str] | None
+    entries: tuple[Mapping[str, Any], ...]
+    tags: int
+
+
+def check_files(job: Checks) -> list[tuple[int, int, list[str]]]:
+    """(bytes, samples, problems) of each file."""
+    store = Store(job.url, job.options)
+    found = in_order(job.entries, lambda entry: _check(store, entry, job.tags))
+    return [(int(e["size_bytes"]), rows, problems) for e, (_, rows, problems) in zip(job.entries, found, strict=True)]
+
+
+def verify(history: History, progress: Progress | None = None, client: Any | None = None) -> Verification:
+    """Check the log and every file of the table; see `History.verify`."""
     damaged: list[str] = []
+    try:
+        history.log.refresh()
+        files = list(history.log.files().iter_rows(named=True))
+    except IiotError as error:
+        return Verification(0, 0, 0, [str(error)])
     try:
         history.tags.refresh()
     except IiotError as error:
         damaged.append(str(error))
-    tags = len(history.tags)
-    rows = size = good = 0
-    for i, (path, found, problems) in enumerate(in_order(files, lambda f: _check(history.store, f, tags))):
-        damaged += problems
-        if not problems:
-            good += 1
-            rows += found
-            size += files[i]["size_bytes"]
+    tags, options = len(history.tags), history.store.options
+    size = JOB_FILES if client is not None else os.cpu_count() or 1
+    jobs = [Checks(history.url, options, tuple(files[a : a + size]), tags) for a in range(0, len(files), size)]
+    rows = total = good = done = 0
+    for _, found in run_jobs(jobs, check_files, client):
+        for length, held, problems in found:
+            damaged += problems
+            if not problems:
+                good, rows, total = good + 1, rows + held, total + length
+        done += len(found)
         if progress is not None:
-            progress(i + 1, len(files))
-        del path
-    return Verification(good, rows, size, damaged)
+            progress(done, len(files))
+    return Verification(good, rows, total, sorted(damaged))
 
 
 def _check(store: Store, entry: Mapping[str, Any], tags: int) -> tuple[str, int, list[str]]:

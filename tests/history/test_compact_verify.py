@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from iiot_dask.core.batch import Batch
 from iiot_dask.core.clock import ManualClock
 from iiot_dask.core.errors import ChecksumError, DataError, IiotError
-from iiot_dask.history import History, compact, kernels, layout, merge, seal, write_block
+from iiot_dask.history import History, compact, kernels, outputs, layout, merge, seal, write_block
 from iiot_dask.history.merge import File, closure, hot_slices, tiers
 from iiot_dask.history.vacuum import vacuum
 
@@ -130,7 +130,7 @@ def test_a_merge_that_does_not_add_up_is_not_committed(
 
     monkeypatch.setattr(compact, "decode_counted", wrong)
     if lie == "values":
-        monkeypatch.setattr(compact, "digest", lambda *_: 7)
+        monkeypatch.setattr(outputs, "digest", lambda *_: 7)
     with pytest.raises(ChecksumError, match="does not add up and was not committed"):
         history.compact()
     assert history.log.refresh() == version

@@ -214,7 +214,9 @@ def test_pushed_down_filters_change_nothing_but_the_work(history: History, monke
         monkeypatch.setattr(
             module,
             "read_groups",
-            lambda store, path, metadata, groups, columns: opened.extend([path] * len(groups)) or real(store, path, metadata, groups, columns),
+            lambda store, path, metadata, groups, columns: (
+                opened.extend([path] * len(groups)) or real(store, path, metadata, groups, columns)
+            ),
         )
     time, tag, value = pl.col("time"), pl.col("tag"), pl.col("value")
     hour = pl.lit(T0 + 3 * HOUR).cast(pl.Datetime("ns", "UTC"))

@@ -139,7 +139,7 @@ def test_without_tiers_old_samples_go(aged: History) -> None:
 def test_late_rows_that_come_in_between_are_taken_along(aged: History, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that repeats an old (tag, time) is committed while the old one is being rolled up: it counts once."""
     other = History(aged.url)
-    real, done = retain._Job.prove, []
+    real, done = retain._Rolling.prove, []
 
     def prove(job, entries):
         real(job, entries)
@@ -147,7 +147,7 @@ def test_late_rows_that_come_in_between_are_taken_along(aged: History, monkeypat
             done.append(1)
             other.append(samples([("site/line0/tag0", T0 + 8 * DAY, 500.0)]))
 
-    monkeypatch.setattr(retain._Job, "prove", prove)
+    monkeypatch.setattr(retain._Rolling, "prove", prove)
     whole = aged.scan().collect()
     result = aged.retain(POLICY, dry_run=False)
     assert result.conflicts >= 1
