@@ -95,7 +95,7 @@ class Batch:
     @classmethod
     def empty(cls) -> Self:
         """A batch of no rows."""
-        return cls(pa.RecordBatch.from_pylist([], schema=SCHEMA))
+        return cls(pa.RecordBatch.from_arrays([_wrap(np.empty(0, np.uint8), f.type) for f in SCHEMA], schema=SCHEMA))
 
     @classmethod
     def checked(cls, data: pa.RecordBatch) -> Self:
@@ -124,51 +124,56 @@ class Batch:
     def __len__(self) -> int:
         return int(self.data.num_rows)
 
-    def _numpy(self, name: str) -> npt.NDArray[np.generic]:
-        out: npt.NDArray[np.generic] = self.data.column(name).to_numpy(zero_copy_only=True)
+    def _numpy(self, name: str, kind: npt.DTypeLike) -> npt.NDArray[Any]:
+        # Not `to_numpy`: its first call imports pandas, like that of `pa.array` (see `_wrap`).
+        column = self.data.column(name)
+        data = column.buffers()[1]
+        if not len(column) or data is None:
+            return np.empty(0, kind)
+        out = np.frombuffer(data, kind, len(column), column.offset * np.dtype(kind).itemsize)
+        out.flags.writeable = False
         return out
 
     @property
     def tag(self) -> npt.NDArray[np.uint32]:
         """Dense tag ids, uint32, read-only view."""
-        return self._numpy("tag")  # type: ignore[return-value]
+        return self._numpy("tag", np.uint32)
 
     @property
     def time(self) -> npt.NDArray[np.int64]:
         """Device times, int64 ns since 1970-01-01 UTC, read-only view."""
-        return self._numpy("time").view(np.int64)
+        return self._numpy("time", np.int64)
 
     @property
     def value(self) -> npt.NDArray[np.float64]:
         """Values, float64, read-only view."""
-        return self._numpy("value")  # type: ignore[return-value]
+        return self._numpy("value", np.float64)
 
     @property
     def quality(self) -> npt.NDArray[np.uint8]:
         """Quality codes, uint8, read-only view; see `iiot_dask.core.quality`."""
-        return self._numpy("quality")  # type: ignore[return-value]
+        return self._numpy("quality", np.uint8)
 
     @property
     def received(self) -> npt.NDArray[np.int64]:
         """Receive times, int64 ns since 1970-01-01 UTC, read-only view."""
-        return self._numpy("received").view(np.int64)
+        return self._numpy("received", np.int64)
 
     @property
     def seq(self) -> npt.NDArray[np.uint64] | None:
         """Sequence numbers, uint64, or None when any row has none."""
         if self.data.column("seq").null_count:
             return None
-        return self._numpy("seq")  # type: ignore[return-value]
+        return self._numpy("seq", np.uint64)
 
     def take(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Batch:
         """The rows at integer positions, or where a bool mask is true."""
-        if rows.dtype == np.bool_:
-            return Batch(self.data.filter(pa.array(rows)))
-        return Batch(self.data.take(pa.array(rows)))
+        positions = np.flatnonzero(rows) if rows.dtype == np.bool_ else np.ascontiguousarray(rows, np.int64)
+        return Batch(self.data.take(_wrap(positions, pa.int64())))
 
     def with_tag(self, tag: npt.NDArray[np.uint32]) -> Batch:
         """The same rows under other tag ids (uint32, same length)."""
-        return Batch(self.data.set_column(0, SCHEMA.field(0), pa.array(tag, type=pa.uint32())))
+        return Batch(self.data.set_column(0, SCHEMA.field(0), _wrap(np.ascontiguousarray(tag), pa.uint32())))
 
     @staticmethod
     def concat(batches: Iterable[Batch]) -> Batch:

@@ -1,5 +1,8 @@
 """The record: what is accepted, what is refused by name, and damaged bytes never read as other data."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -118,3 +121,20 @@ def test_truncation_at_every_byte_is_refused():
 def test_shows_itself():
     assert "<b>Batch</b> of 4 rows" in batch()._repr_html_()
     assert pa.timestamp("ns", tz="UTC") == TIME
+
+
+def test_no_pandas_for_rows_on_their_way():
+    """Its import costs an adapter's process, and the host, a second or more just when rows begin to come."""
+    code = """
+import sys
+import numpy as np
+from iiot_dask.core.batch import Batch
+batch = Batch.of(tag=[0, 1], time=[1, 2], value=[1.0, 2.0], received=[3, 3], seq=[4, 5])
+batch = Batch.concat([Batch.from_bytes(batch.to_bytes()), Batch.empty()])
+batch = batch.take(np.array([1, 0])).take(np.array([True, False])).with_tag(np.array([9], np.uint32))
+shown = [c.tolist() for c in (batch.tag, batch.time, batch.value, batch.quality, batch.received, batch.seq)]
+assert shown == [[9], [2], [2.0], [0], [3], [5]], shown
+assert not any(c.flags.writeable for c in (batch.tag, batch.time, batch.value))
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import resource
 import signal
 import stat
 import sys
@@ -26,6 +27,7 @@ class Counting:
         self.next = 0
         self.announced = False
         self.connected = False
+        self.began = 0.0
 
     def note(self, word):
         with Path(f"{self.context.config.name}.notes").open("a") as notes:
@@ -42,6 +44,9 @@ class Counting:
         if self.next >= self.options.get("at", 1 << 62):
             await getattr(self, "do_" + self.options["do"])()
         size = min(self.options.get("rows", 10), self.options.get("total", 1 << 62) - self.next)
+        if "per_s" in self.options:  # as a device does: what is due by the clock, however late it is asked
+            self.began = self.began or time.monotonic()
+            size = min(100_000, int((time.monotonic() - self.began) * self.options["per_s"]) - self.next)
         if size <= 0:
             return Poll()
         value = np.arange(self.next, self.next + size)
@@ -109,6 +114,36 @@ class Counting:
     async def do_eat(self):
         held = [np.ones(1 << 20) for _ in range(1 << 12)]  # 32 GiB
         self.note(f"ate {len(held)}")
+
+    async def do_leak(self):
+        self.held = [*getattr(self, "held", []), np.ones(4 << 20)]  # 32 MiB a read
+
+    async def do_write(self):
+        with Path(f"{self.context.config.name}.big").open("wb") as file:  # noqa: ASYNC230 -- nothing else to do
+            for _ in range(64):
+                file.write(bytes(1 << 16))
+                file.flush()
+
+    async def do_raise_limits(self):
+        if os.geteuid() == 0:
+            os.setresuid(65534, 65534, 65534)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+        except ValueError:
+            self.said = f"limit {soft} {hard} refused"
+        else:
+            self.said = "limit raised"
+        raise LocalAdapterError(self.said)
+
+    async def do_environment(self):
+        self.note("\n".join(os.environ))
+        self.options = self.options | {"at": 1 << 62}
+
+    async def do_spin(self):
+        self.note("spins")
+        while True:  # never gives the loop a turn
+            pass
 
     async def do_files(self):
         held = []
