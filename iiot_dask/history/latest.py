@@ -72,7 +72,8 @@ def nearest(
     edge = rows.head["start_ns"] if forward else rows.head["end_ns"]
     if not len(rows):
         return out
-    far = int(edge.max()) if forward else int(edge.min())
+    # Beyond this no row has a sample.
+    far = int(rows.head["end_ns"].max()) if forward else int(rows.head["start_ns"].min())
     span = _first_span(rows, edge, moment, max(FIRST_ROWS, 2 * n), forward=forward)
     while True:
         bound = min(moment + span, NS_MAX) if forward else max(moment - span, NS_MIN)
@@ -82,8 +83,12 @@ def nearest(
         start, last = (moment, NS_MAX) if forward else (NS_MIN, moment)
         for found in in_order(plan(near, ids[open_ids], start, last), lambda g: _of_group(store, g, good, forward)):
             group, part = found
+            at = np.searchsorted(ids, group.ids)
+            # A tag cut into several groups comes in order of time: the first or the last of them counts.
             inside = part.found & (part.time >= low) & (part.time <= high)
-            at = np.searchsorted(ids, group.ids[inside])
+            if forward:
+                inside &= ~out.found[at]
+            at = at[inside]
             out.found[at] = True
             out.time[at], out.value[at], out.quality[at] = part.time[inside], part.value[inside], part.quality[inside]
         if out.found.all() or (bound >= far if forward else bound <= far):

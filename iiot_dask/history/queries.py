@@ -225,8 +225,7 @@ class Queries:
             if time_weighted is not None:
                 means = self._time_means(rows, ids, first, last, cut, time_weighted)
                 keys = pl.DataFrame({"tag": found["tag"], "window": found["window"]})
-                joined: pl.DataFrame = keys.join(means, on=["tag", "window"], how="left", maintain_order="left")
-                mean = joined["time_mean"]
+                mean = keys.join(means, on=["tag", "window"], how="left", maintain_order="left")["time_mean"]
                 # A window that lasts no time (one sample at its very end) has the mean of its samples.
                 frame = frame.with_columns(time_mean=mean.fill_null(frame["mean"]))
             yield frame
@@ -288,7 +287,7 @@ class Queries:
         self.tags.refresh()
         ids: npt.NDArray[np.int64] = self.tags.ids(tags).astype(np.int64)
         found = self._nearest(ids, moment, good=good)
-        columns = {"time": found.time, "value": found.value, "quality": found.quality}
+        columns: dict[str, npt.NDArray[Any]] = {"time": found.time, "value": found.value, "quality": found.quality}
         shown = {name: scan.series(name, np.ascontiguousarray(c[found.found])) for name, c in columns.items()}
         return pl.DataFrame({"tag": self.tags.series(ids[found.found]), **shown}, schema=scan.SCHEMA)
 
