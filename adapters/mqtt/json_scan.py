@@ -28,6 +28,11 @@ OK, MALFORMED, FALLBACK = range(3)
 # VALUE_KIND, TIME_KIND: what stands at the path.
 MISSING, NUMBER, BOOLEAN, NULL, TEXT, CONTAINER, UNFIT = range(7)
 
+# Columns of a mark: a number or text of a document, where it lies (offsets from the document's start), and what it is for.
+MARK_START, MARK_END, MARK_KIND, MARK_ROLES = range(4)
+MARK_COLUMNS = 4
+ROLE_VALUE, ROLE_TIME = 1, 2
+
 DEPTH_MAX = 512
 """Deepest nesting read; a document that goes deeper is malformed (orjson stops at 1,024)."""
 
@@ -159,7 +164,7 @@ def _same(data: npt.NDArray[np.uint8], start: int, stop: int, text: npt.NDArray[
 
 
 @compiled
-def _scalar(
+def scalar(
     data: npt.NDArray[np.uint8], at: int, stop: int, want_float: bool, want_time: bool, time_power: int
 ) -> tuple[int, int, float, int, int, bool]:
     """Read a scalar at `at`: offset after it (-1 = malformed), kind, value, time kind, time in ns, and whether it could be decided."""
@@ -204,15 +209,18 @@ def document(
     time_index: npt.NDArray[np.int64],
     time_power: int,
     array: npt.NDArray[np.int64],
+    marks: npt.NDArray[np.int64],
     row: npt.NDArray[np.int64],
-) -> tuple[float, int]:
-    """Read one document; see `scan` for the arguments. `array` is scratch: per depth -1 for an object, else the position.
+) -> tuple[float, int, int]:
+    """Read one document; see `json_shape.scan` for the arguments. `array` is scratch: per depth -1 for an object, else the position.
 
     Returns
     -------
-    float, int
-        Value and time (ns), as far as `row` says that they are there.
+    float, int, int
+        Value and time (ns), as far as `row` says that they are there, and how many numbers and texts were met: the first
+        ``len(marks)`` of them are written to `marks`, see `json_shape`.
     """
+    met = 0
     value, time = np.nan, 0
     value_levels, time_levels = len(value_index), len(time_index)
     # How many levels of each path the open containers match; the innermost one counts when it equals depth - 1.
@@ -228,7 +236,7 @@ def document(
             if at != stop:
                 break
             row[STATUS] = OK if sure else FALLBACK
-            return value, time
+            return value, time, met
         at = _blank(data, at, stop)
         if at >= stop:
             break
@@ -306,10 +314,16 @@ def document(
             expect = 1 if c == 123 else 4
             at += 1
             continue
-        end, kind, number, time_kind, ns, decided = _scalar(data, at, stop, last_value, last_time, time_power)
+        end, kind, number, time_kind, ns, decided = scalar(data, at, stop, last_value, last_time, time_power)
         if end < 0:
             break
         sure = sure and decided
+        if kind in (NUMBER, TEXT):
+            if met < len(marks):
+                mark = marks[met]
+                mark[MARK_START], mark[MARK_END], mark[MARK_KIND] = at - start, end - start, kind
+                mark[MARK_ROLES] = (ROLE_VALUE if last_value else 0) | (ROLE_TIME if last_time else 0)
+            met += 1
         if last_value:
             row[VALUE_KIND], row[VALUE_START], row[VALUE_LEN] = kind, at, end - at
             value = number
@@ -319,49 +333,4 @@ def document(
         at = end
         expect = 3
     row[STATUS] = MALFORMED
-    return value, time
-
-
-@compiled
-def scan(
-    data: npt.NDArray[np.uint8],
-    starts: npt.NDArray[np.int64],
-    lengths: npt.NDArray[np.int64],
-    value_text: npt.NDArray[np.uint8],
-    value_starts: npt.NDArray[np.int64],
-    value_index: npt.NDArray[np.int64],
-    time_text: npt.NDArray[np.uint8],
-    time_starts: npt.NDArray[np.int64],
-    time_index: npt.NDArray[np.int64],
-    time_power: int,
-    rows: npt.NDArray[np.int64],
-    values: npt.NDArray[np.float64],
-    times: npt.NDArray[np.int64],
-) -> None:
-    """Read many documents that lie in one buffer.
-
-    Parameters
-    ----------
-    data
-        uint8, the buffer.
-    starts, lengths
-        int64, one a document: offset and size, bytes.
-    value_text, value_starts, value_index
-        `Path` of the value.
-    time_text, time_starts, time_index
-        `Path` of the time; a path of no levels means no time.
-    time_power
-        Ten to this power is the time's unit in ns (9 for seconds); negative = times are text.
-    rows
-        int64, documents x `COLUMNS`, filled: status, what stands at the paths, and where.
-    values
-        float64, filled; NaN unless there is a number or boolean.
-    times
-        int64 ns, filled; 0 unless there is a number that fits.
-    """
-    array = np.empty(DEPTH_MAX + 2, np.int64)
-    for k in range(len(starts)):
-        values[k], times[k] = document(
-            data, starts[k], starts[k] + lengths[k], value_text, value_starts, value_index, time_text, time_starts,
-            time_index, time_power, array, rows[k],
-        )  # fmt: skip
+    return value, time, met

@@ -15,7 +15,7 @@ import orjson
 from iiot_dask.core.config import TimeUnit, Topic
 from iiot_dask.core.quality import Quality
 
-from . import iso
+from . import iso, json_shape
 from . import json_scan as scan
 from .digits import decimal, to_float, to_integer
 from .jit import compiled
@@ -101,7 +101,7 @@ def json_columns(
     n = len(starts)
     rows = np.empty((n, scan.COLUMNS), np.int64)
     values, times = np.empty(n), np.empty(n, np.int64)
-    scan.scan(
+    json_shape.scan(
         data, starts, sizes, value_path.text, value_path.starts, value_path.index, time_path.text, time_path.starts,
         time_path.index, power, rows, values, times,
     )  # fmt: skip
@@ -153,7 +153,7 @@ def finish(
     quality: npt.NDArray[np.uint8],
     outcome: npt.NDArray[np.uint8],
 ) -> None:
-    """Turn what `json_scan.scan` found into samples: numbers in text, times in text, replaced times, qualities.
+    """Turn what `json_shape.scan` found into samples: numbers in text, times in text, replaced times, qualities.
 
     What needs the slow reader is left marked `FALLBACK` in `rows`.
     """

@@ -1,6 +1,7 @@
 """The compiled JSON reader against orjson and `decimal`, document by document."""
 
 import json
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -9,7 +10,7 @@ import orjson
 import pytest
 from hypothesis import example
 from hypothesis import strategies as st
-from iiot_dask_adapters.mqtt import json_scan, payload
+from iiot_dask_adapters.mqtt import json_scan, json_shape, payload
 from iiot_dask_adapters.mqtt.json_scan import Path
 
 from iiot_dask.core.config import Topic
@@ -259,6 +260,66 @@ def test_raw_words():
     assert decode(bad, kind="raw").outcome.tolist() == [payload.MALFORMED] * len(bad)
 
 
+def one_by_one(documents, value, time):
+    """(value, time, quality, outcome) of each, read with nothing before it whose shape it could follow."""
+    rows = []
+    for k, document in enumerate(documents):
+        c = decode([document], value, time)
+        ns = int(c.time[0]) + (k if c.time[0] == RECEIVED else 0)
+        rows.append((repr(c.value[0]), ns, int(c.quality[0]), int(c.outcome[0])))
+    return [row if row[3] in (payload.SAMPLE, payload.BAD_TIME) else row[3] for row in rows]
+
+
+TOKEN = re.compile(rb'(?<=[:\[, ])(-?[0-9][0-9.eE+-]*|"[^"]*"|true|null)(?=[,\]} ])')
+REPLACED = [b"7", b"-0", b"01", b"1.", b"1e400", b"123456789012345678901234567890", b'"12"', b'"x"', b'"\\u0041"', b'"\xff"', b"null",
+            b"true", b"{}", b"[1]", b" 5", b""]  # fmt: skip
+
+
+@fuzz(100, trees, st.data())
+def test_documents_of_one_shape_read_as_each_alone(tree, data):
+    """The first gives the shape; the others are like it but for a number, a text, a word, or a damaged byte."""
+    first = json.dumps({"v": 1.5, "ts": 20, "more": tree, "n": [1, "t"]}, ensure_ascii=False).encode(
+        "utf-8", "surrogatepass"
+    )
+    documents = [first]
+    tokens = [m.span() for m in TOKEN.finditer(first)]
+    for _ in range(data.draw(st.integers(1, 5))):
+        start, stop = data.draw(st.sampled_from(tokens)) if tokens else (0, 1)
+        documents.append(first[:start] + data.draw(st.sampled_from(REPLACED)) + first[stop:])
+        at = data.draw(st.integers(0, len(first) - 1))
+        damaged = bytearray(first)
+        damaged[at] = data.draw(st.sampled_from(list(b'{}[],:"0 .e\xff')))
+        documents.append(bytes(damaged))
+    value, time = (
+        data.draw(st.sampled_from(["v", "more.v", "n.0", "more"])),
+        data.draw(st.sampled_from(["ts", "n.1", "more.ts"])),
+    )
+    c = decode(documents, value, time)
+    rows = zip(map(repr, c.value), c.time.tolist(), c.quality.tolist(), c.outcome.tolist(), strict=True)
+    got = [row if row[3] in (payload.SAMPLE, payload.BAD_TIME) else row[3] for row in rows]
+    assert got == one_by_one(documents, value, time)
+
+
+def test_a_shape_is_followed_and_only_a_shape():
+    """What the shape's path reads is marked by no other trace, so the marks themselves are looked at."""
+    data, starts, sizes = pack([b'{"v":1.5,"ts":2}', b'{"v":-22,"ts":345}', b'{"v":1.5, "ts":2}', b'{"v":1.5,"ts":2'])
+    v, t = Path.of("v"), Path.of("ts")
+    marks, row = (
+        np.empty((json_shape.MARKS_MAX, json_scan.MARK_COLUMNS), np.int64),
+        np.empty(json_scan.COLUMNS, np.int64),
+    )
+    whole = (v.text, v.starts, v.index, t.text, t.starts, t.index, 6, np.empty(600, np.int64), marks, row)
+    _, _, met = json_scan.document(data, starts[0], starts[0] + sizes[0], *whole)
+    assert met == 2
+    assert json_shape.usable(row, starts[0], marks, met)
+    follows = [
+        json_shape.follow(data, start, start + size, starts[0], sizes[0], marks, met, 6, row)
+        for start, size in zip(starts, sizes, strict=True)
+    ]
+    assert [f[0] for f in follows] == [True, True, False, False]
+    assert follows[1][1:] == (-22.0, 345 * 10**6)
+
+
 def test_many_documents_of_one_buffer_do_not_touch_each_other():
     rng = np.random.default_rng(3)
     documents = [b'{"ts":%d,"v":%r}' % (k, float(v)) for k, v in enumerate(rng.normal(0, 1e3, 5000))]
@@ -276,7 +337,7 @@ def test_the_fall_back_is_rare():
     data, starts, sizes = pack(documents)
     rows = np.empty((20000, json_scan.COLUMNS), np.int64)
     v, t = Path.of("v"), Path.of("ts")
-    json_scan.scan(
+    json_shape.scan(
         data, starts, sizes, v.text, v.starts, v.index, t.text, t.starts, t.index, 6, rows, np.empty(20000),
         np.empty(20000, np.int64),
     )  # fmt: skip
