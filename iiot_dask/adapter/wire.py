@@ -165,6 +165,7 @@ class Decoder:
     def _take(self) -> Frame | None:
         if self._head is None:
             if self.pending < HEADER_BYTES:
+                self._begins(bytes(self._buffer[self._start : self._start + len(MAGIC)]))
                 return None
             self._head = self._header(bytes(self._buffer[self._start : self._start + HEADER_BYTES]))
             self._start += HEADER_BYTES
@@ -180,12 +181,17 @@ class Decoder:
         self._head = None
         return Frame(kind, payload)
 
-    def _header(self, data: bytes) -> tuple[Kind, int, int]:
-        magic, version, number, size, payload_sum = _PREFIX.unpack_from(data)
-        (expected,) = _SUM.unpack_from(data, _PREFIX.size)
-        if magic != MAGIC:
+    @staticmethod
+    def _begins(data: bytes) -> None:
+        # At once, not when a header's length has come: a greeting of a few bytes may be all that ever comes.
+        if not MAGIC.startswith(data[: len(MAGIC)]):
             msg = f"stream goes on with {data[:3]!r}; a frame begins with {MAGIC!r}"
             raise ChecksumError(msg)
+
+    def _header(self, data: bytes) -> tuple[Kind, int, int]:
+        _, version, number, size, payload_sum = _PREFIX.unpack_from(data)
+        (expected,) = _SUM.unpack_from(data, _PREFIX.size)
+        self._begins(data)
         if zlib.crc32(data[: _PREFIX.size]) != expected or data[5:8] != bytes(3):
             msg = f"frame header {data.hex()} is damaged: its checksum does not match"
             raise ChecksumError(msg)

@@ -141,3 +141,17 @@ def rig(tmp_path, plugin, leaves_nothing):
     yield make
     for one in made:
         one.host.stop(30)
+
+
+@pytest.fixture
+def bare_rig(tmp_path, leaves_nothing):
+    """`bare_rig(sections)`: a host over adapters whose plug-in is not installed here."""
+    made = []
+
+    def make(adapters):
+        made.append(Rig(tmp_path, adapters))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.host.stop(30)

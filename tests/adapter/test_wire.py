@@ -239,3 +239,11 @@ def test_what_is_written_today_is_what_was_written():
     assert {key: value for key, value in new.items() if key != "config"} == {
         key: value for key, value in old.items() if key != "config"
     }
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 19])
+def test_what_is_no_frame_is_refused_at_its_first_byte(size):
+    decoder = Decoder(UP)
+    decoder.feed(b"Welcome to edge-7 and all that"[:size])
+    with pytest.raises(ChecksumError, match="stream goes on with b'W"):
+        decoder.next_frame()
