@@ -1,0 +1,1 @@
+"""Commands that fill a file each; `cli` binds them in. Heavy modules load inside the command that needs them."""
