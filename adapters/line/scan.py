@@ -68,7 +68,7 @@ def _same(a: Bytes, b: Bytes) -> bool:
     differs = np.uint8(0)
     for k in range(len(a)):
         differs |= a[k] ^ b[k]
-    return differs == 0
+    return bool(differs == 0)
 
 
 @compiled

@@ -59,7 +59,8 @@ def parse(line: bytes, unit_ns: int) -> Point | None:
         return None
     gap = _find(line, 0, b" \t\0")
     series = line[:gap]
-    measure_and_tags(series)
+    # Only the form: what a name says is looked at when it is named, once.
+    _parts(series)
     at = _skip(line, gap)
     if at == len(line):
         msg = "missing fields"
@@ -169,25 +170,13 @@ def _time(text: bytes, unit_ns: int) -> int | None:
     return ns
 
 
-def measure_and_tags(series: bytes) -> tuple[str, dict[str, str]]:
-    r"""A series as measurement and tags, unescaped, the tags by key.
-
-    Raises
-    ------
-    DataError
-        If a part is missing or is no UTF-8, or a tag key comes twice.
-
-    Examples
-    --------
-    >>> measure_and_tags(b"disk\\ io,path=/var,host=a")
-    ('disk io', {'host': 'a', 'path': '/var'})
-    """
+def _parts(series: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """A series as raw measurement and raw (key, value) pairs."""
     at = _find(series, 0, b",")
     if at == 0:
         msg = "missing measurement"
         raise DataError(msg)
-    measurement = plain(series[:at])
-    tags: dict[str, str] = {}
+    measurement, tags = series[:at], []
     while at < len(series):
         end = _find(series, at + 1, b",")
         part = series[at + 1 : end]
@@ -202,12 +191,32 @@ def measure_and_tags(series: bytes) -> tuple[str, dict[str, str]]:
         if _find(value, 0, b"=") != len(value):
             msg = "invalid tag format"
             raise DataError(msg)
+        tags.append((key, value))
+        at = end
+    return measurement, tags
+
+
+def measure_and_tags(series: bytes) -> tuple[str, dict[str, str]]:
+    r"""A series as measurement and tags, unescaped, the tags by key.
+
+    Raises
+    ------
+    DataError
+        If a part is missing or is no UTF-8, or a tag key comes twice.
+
+    Examples
+    --------
+    >>> measure_and_tags(b"disk\\ io,path=/var,host=a")
+    ('disk io', {'host': 'a', 'path': '/var'})
+    """
+    measurement, pairs = _parts(series)
+    tags: dict[str, str] = {}
+    for key, value in pairs:
         if plain(key) in tags:
             msg = "duplicate tags"
             raise DataError(msg)
         tags[plain(key)] = plain(value)
-        at = end
-    return measurement, dict(sorted(tags.items()))
+    return plain(measurement), dict(sorted(tags.items()))
 
 
 def plain(text: bytes) -> str:
