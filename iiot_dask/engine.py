@@ -36,6 +36,7 @@ from iiot_dask.ingest.catalogue import Catalogue
 from iiot_dask.ingest.inbox import Inbox
 from iiot_dask.ingest.journal import Journal
 from iiot_dask.ingest.quarantine import Quarantine
+from iiot_dask.query.live import JournalTail
 from iiot_dask.scaler import Scaler
 from iiot_dask.stream.driver import Driver, Graph
 from iiot_dask.stream.microbatch import MicroBatch
@@ -129,6 +130,8 @@ class Engine:
         undo.callback(self.catalogue.close)
         self.journal = Journal(data.part("journal"), self.config.journal, clock=self.clock, metrics=self.metrics)
         undo.callback(self.journal.close)
+        # Questions see what is durable and not committed yet; the committer and the keeper do not ask.
+        self.history.tail = JournalTail(data.part("journal"), lambda: self.journal.durable)
         self.quarantine = Quarantine(data.part("quarantine"), QUARANTINE_BYTES_MAX, QUARANTINE_FILES_MAX)
         undo.callback(self.quarantine.close)
         self.incident_store = IncidentStore(data.part("incidents"))

@@ -176,7 +176,12 @@ def _client(given: Any) -> Iterator[Any]:
 
     # Threads: decoding releases the GIL, and nothing has to be sent anywhere.
     with (
-        LocalCluster(processes=False, dashboard_address=None, silence_logs=50) as cluster,
+        LocalCluster(
+            processes=False,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            silence_logs=50,
+        ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
@@ -191,7 +196,7 @@ def _gathered(client: Any, tasks: Sequence[Task], retries: int, progress: Progre
     place = {future.key: i for i, future in enumerate(futures)}
     out: list[pl.DataFrame | None] = [None] * len(tasks)
     try:
-        for done, future in enumerate(as_completed(futures), start=1):
+        for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
             i = place[future.key]
             if future.status != "finished":
                 error = future.exception()

@@ -45,8 +45,11 @@ class Tail(Protocol):
         """Under which a stream commits them."""
         ...
 
-    def snapshot(self, committed: int) -> Snapshot | None:
-        """Everything from offset `committed` on; None if some of it is gone, because it was committed meanwhile."""
+    def snapshot(self, committed: int, *, complete: bool = True) -> Snapshot | None:
+        """Everything from offset `committed` on; None if some of it is gone, because it was committed meanwhile.
+
+        With `complete` False what is left of it, whatever is gone.
+        """
         ...
 
 
@@ -92,10 +95,14 @@ def with_tail(tail: Tail | None, log: Log) -> Iterator[Added | None]:
     if tail is None:
         yield None
         return
+    before = -1
     for _ in range(ATTEMPTS_MAX):
         # First what is committed, then the tail beyond it, then (by the caller) the files, which may be newer: rows that
         # are in both are the same rows, and one of each stays.
-        found = tail.snapshot(log.transaction(tail.app_id) or 0)
+        committed = log.transaction(tail.app_id) or 0
+        # Nothing was committed since the last try and still some is gone: this log is older than its journal (a copy).
+        found = tail.snapshot(committed, complete=committed != before)
+        before = committed
         if found is not None:
             yield Added(found)
             return
@@ -116,9 +123,9 @@ class Fixed:
         """One record."""
         return self.rows[row]
 
-    def snapshot(self, committed: int) -> Fixed:
+    def snapshot(self, committed: int, *, complete: bool = True) -> Fixed:
         """Itself: it belongs to one version of the table, which its reader is fixed to as well."""
-        del committed
+        del committed, complete
         return self
 
 

@@ -4,6 +4,7 @@ In: a history, tags, a time range. Out: a Polars LazyFrame, or arrays for a char
 """
 
 from iiot_dask.query.downsample import trend
+from iiot_dask.query.live import JournalTail, open_history
 from iiot_dask.query.request import query
 
-__all__ = ["query", "trend"]
+__all__ = ["JournalTail", "open_history", "query", "trend"]
