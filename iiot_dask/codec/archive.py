@@ -21,7 +21,7 @@ from iiot_dask.codec.choice import Memory
 from iiot_dask.codec.correction import dump_corrections, load_corrections
 from iiot_dask.codec.frame import Frame, Kind, seal
 from iiot_dask.codec.grid import read_misses
-from iiot_dask.codec.lattice import from_lattice, has_param
+from iiot_dask.codec.lattice import from_lattice, has_param, name_of
 from iiot_dask.codec.numbers import Numbers, Proposal, to_numbers
 from iiot_dask.codec.parts import REPORT, Reached, dump_misses, get_part, load_misses, put_part
 from iiot_dask.codec.pco import pco_encode, pco_floats
@@ -94,7 +94,7 @@ def _contest(x: Floats, proposal: Proposal, numbers: Numbers, trial: bytes) -> t
     """
     if len(x) <= ints.SAMPLE_MAX:
         return True, True
-    k, c, miss = (ints.middle(column) for column in numbers[:3])
+    k, c, miss = ints.middle(numbers[0]), ints.middle(numbers[1]), ints.middle(numbers[2])
     sample = ints.middle(x)
     ours = len(_write(sample, proposal, (k, c, miss, 0), trial or ints.dump_archive(k)[0]))
     theirs = len(pco_encode(sample))
@@ -128,10 +128,26 @@ def _payload(
     return bytes(out) + stream
 
 
-def encode_lossy(x: Floats, proposal: Proposal, k: Ints, miss: Bytes, report: Reached, starts: Ints | None) -> bytes:
-    """The blob of values already rounded to a grid, exceptions kept; `starts`: fast tier, None: archive."""
-    stream = ints.dump_archive(k)[0] if starts is None else ints.dump_fast(k, starts)
-    return seal(Kind.VALUES_ARCHIVE, len(x), _payload(x, proposal, k, np.zeros(1, np.int64), miss, stream, report))
+def encode_lossy(x: Floats, proposal: Proposal, stream: bytes, miss: Bytes, report: Reached) -> bytes:
+    """The blob of values already rounded to a grid, whose numbers are in `stream`; exceptions are kept."""
+    none = np.zeros(1, np.int64)
+    return seal(Kind.VALUES_ARCHIVE, len(x), _payload(x, proposal, none, none, miss, stream, report))
+
+
+def describe_archive(frame: Frame) -> str:
+    """Grid and integer codec of a `VALUES_ARCHIVE` or `VALUES_PCO` frame, for people.
+
+    Raises
+    ------
+    CodecError
+        If the payload is damaged.
+    """
+    if frame.kind is Kind.VALUES_PCO:
+        return "archive, floats, pco"
+    grid, param, at = _read_grid(frame.payload, frame.count)
+    _, at = get_part(frame.payload, at)
+    _, at = get_part(frame.payload, at)
+    return f"archive, {name_of(grid, param)}, {ints.describe(frame.payload[at:])}"
 
 
 def decode_archive(frame: Frame) -> Floats:
@@ -145,6 +161,22 @@ def decode_archive(frame: Frame) -> Floats:
     data, n = frame.payload, frame.count
     if frame.kind is Kind.VALUES_PCO:
         return pco_floats(data, n)
+    grid, param, at = _read_grid(data, n)
+    corrections, at = get_part(data, at)
+    misses, at = get_part(data, at)
+    k = ints.load(data[at:], n)
+    x = np.empty(n)
+    if not from_lattice(k, load_corrections(corrections, k), 0, n, grid, param, x):
+        msg = f"value blob has the unknown grid {grid:#04x} with parameter {param}"
+        raise CodecError(msg)
+    if len(misses) and not read_misses(load_misses(misses, n), x):
+        msg = f"exceptions of a value blob do not fit its {n} samples"
+        raise CodecError(msg)
+    return x
+
+
+def _read_grid(data: memoryview, n: int) -> tuple[int, float, int]:
+    """(grid byte, its parameter, offset after both)."""
     if n == 0 or len(data) == 0 or data[0] not in (0, 1, 3):
         msg = f"value blob of {len(data)} bytes for {n} samples has no valid flags"
         raise CodecError(msg)
@@ -157,14 +189,4 @@ def decode_archive(frame: Frame) -> Floats:
     if has_param(grid):
         param = _F64.unpack_from(data, at)[0]
         at += _F64.size
-    corrections, at = get_part(data, at)
-    misses, at = get_part(data, at)
-    k = ints.load(data[at:], n)
-    x = np.empty(n)
-    if not from_lattice(k, load_corrections(corrections, k), 0, n, grid, param, x):
-        msg = f"value blob has the unknown grid {grid:#04x} with parameter {param}"
-        raise CodecError(msg)
-    if len(misses) and not read_misses(load_misses(misses, n), x):
-        msg = f"exceptions of a value blob do not fit its {n} samples"
-        raise CodecError(msg)
-    return x
+    return grid, param, at

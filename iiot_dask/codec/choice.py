@@ -65,6 +65,7 @@ class Remembered:
     """
 
     values: Memory = field(default_factory=Memory)
+    lossy: Memory = field(default_factory=Memory)
     times: Memory = field(default_factory=Memory)
 
 

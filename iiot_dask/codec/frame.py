@@ -36,8 +36,10 @@ class Kind(IntEnum):
     VALUES_ARCHIVE = 0x12
     VALUES_PCO = 0x13
     VALUES_PARTS = 0x14
+    VALUES_NOTED = 0x15
     CODES = 0x20
     CHUNK = 0x30
+    CHUNK_QUALITY = 0x31
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,32 @@ def known(grid: Any, param: Any) -> Any:
     return grid < MULTIPLE or grid >= ROUNDED
 
 
+def name_of(grid: int, param: float) -> str:
+    """A grid in words of arithmetic, for people.
+
+    Examples
+    --------
+    >>> name_of(DECIMAL + 2, 1.0), name_of(DIVIDE, 3.0), name_of(SIGNIFICANT + 5, 7.0)
+    ('k / 10**2', 'k / 3', '5 significant digits')
+    """
+    digits = grid & 0x0F
+    if grid == BITS64:
+        return "float64 bits"
+    if grid == BITS32:
+        return "float32 bits"
+    if grid in (MULTIPLE, MULTIPLE32):
+        return f"k * {param:.9g}" + (" as float32" if grid == MULTIPLE32 else "")
+    if grid in (DIVIDE, DIVIDE32):
+        return f"k / {param:g}" + (" as float32" if grid == DIVIDE32 else "")
+    if grid >= ROUNDED:
+        return f"k / {param:g} to {digits} decimals"
+    if grid >= SIGNIFICANT:
+        return f"{digits} significant digits"
+    if grid >= SINGLE_TEXT:
+        return f"float32 printed with {digits} digits"
+    return f"k / 10**{digits}" + (" as float32" if grid >= DECIMAL32 else "")
+
+
 @inlined
 def has_param(grid: Any) -> Any:
     """Whether a grid byte is followed by a parameter."""

@@ -58,7 +58,7 @@ def to_lattice64(x: Any, grid: Any, param: Any, k: Any, c: Any, miss: Any) -> An
                 q = np.rint(x[i] * power)
                 k[i] = _number(q)
                 c[i] = _off(x[i], q, np.float64(k[i]) / power)
-        wrong = 0
+        wrong: Any = 0
         for i in range(a, b):
             wrong += np.int64(c[i] == _MISSED)
         miss[a:b] = 0
@@ -81,7 +81,7 @@ def fill_numbers(x: Any, grid: Any, param: Any, k: Any, c: Any, miss: Any) -> An
     if grid == BITS64:
         bits_to_grid(x, 0, len(x), k, miss)
         return 0
-    if grid == MULTIPLE or grid == DIVIDE or DECIMAL <= grid < DECIMAL32:  # noqa: PLR1714 -- numba compares, no tuple
+    if grid in (MULTIPLE, DIVIDE) or DECIMAL <= grid < DECIMAL32:
         return to_lattice64(x, grid, param, k, c, miss)
     misses, _ = to_lattice(x, grid, param, k, c, miss)
     return misses

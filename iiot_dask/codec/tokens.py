@@ -46,7 +46,7 @@ def next_activity(activity: Any, token: Any, kind: Any) -> Any:
 @kernel
 def tokenise(z: Any, tokens: Any) -> Any:
     """Fill the tokens; returns the raw bits of all."""
-    total = 0
+    total: Any = 0
     for i in range(len(z)):
         t = token_of(z[i])
         tokens[i] = np.uint8(t)
@@ -66,7 +66,7 @@ def activities(tokens: Any, kind: Any, out: Any) -> None:
 @kernel
 def table_cost(counts: Any, top: Any) -> Any:
     """Bits of all tokens of one context under its own frequencies, its table included."""
-    total = 0
+    total: Any = 0
     cost = 0.0
     last = 0
     for t in range(top + 1):
@@ -108,7 +108,7 @@ def choose_contexts(tokens: Any, activity: Any, thresholds: Any) -> Any:
     for c in range(contexts - 1):
         gain[c] = cost[c] + cost[c + 1] - table_cost(counts[c] + counts[c + 1], top)
     while contexts > 1:
-        where = np.argmax(gain[: contexts - 1])
+        where = int(np.argmax(gain[: contexts - 1]))
         if gain[where] <= 0.0:
             break
         counts[where] += counts[where + 1]
@@ -154,7 +154,7 @@ def place_tokens(z: Any, kind: Any, which: Any, places: Any, counts: Any) -> Any
     n = len(z)
     q = (n + LANES - 1) // LANES
     a0 = a1 = a2 = a3 = np.int64(0)
-    total = 0
+    total: Any = 0
     full = max(0, n - 3 * q)
     for i in range(full):
         a0, r0 = _place(z, i, a0, kind, which, places, counts)

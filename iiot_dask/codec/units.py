@@ -53,7 +53,7 @@ def _first_indivisible(k: Any, a: Any, start: Any, b: Any, unit: Any) -> Any:
     for first in range(start, b, _STRIDE):
         stop = min(first + _STRIDE, b)
         # A whole stretch before the branch: that compiles to vectors.
-        wrong = 0
+        wrong: Any = 0
         for i in range(first, stop):
             d = np.uint64(abs(np.int64(k[i]) - base))
             wrong += np.int64((d & low) != U0) | np.int64((d >> shift) * inverse > most)

@@ -20,7 +20,7 @@ def test_benchmark(tmp_path: Path) -> None:
     document, text = bench.run([tmp_path / "small.parquet"], chunk=2000, repeats=1)
     figures = document["sets"]["small"]
     assert figures["archive"]["ratio"] > figures["pcodec8"]["ratio"]
-    assert figures["archive_bound"]["ratio"] >= figures["archive"]["ratio"]
+    assert figures["archive_bound"]["ratio"] >= 0.98 * figures["archive"]["ratio"], "a note may cost a little"
     assert {"fast", "archive", "archive_bound", "pcodec8", "parquet"} <= set(figures)
     assert all(set(goal) == {"reached", "goal"} for goal in document["goals"].values())
     assert "| small | 12,000 |" in text

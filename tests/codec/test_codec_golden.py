@@ -25,6 +25,7 @@ def test_golden(name: str) -> None:
         times, values = codec.decode(blob)
         assert same(times, wanted["times"])
         assert same(values, wanted["values"])
+        assert same(codec.decode_quality(blob), wanted.get("quality", np.zeros(len(times), np.uint8)))
     elif name.startswith("times"):
         assert same(codec.decode_times(blob), wanted["times"])
     elif name.startswith("values"):

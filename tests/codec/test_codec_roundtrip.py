@@ -155,7 +155,7 @@ def test_codes_that_do_not_fit() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: codec.encode([1, 2], [1.0]), "2 times and 1 values"),
+        (lambda: codec.encode([1, 2], [1.0]), "2 times, 1 values"),
         (lambda: codec.encode_times(np.zeros((2, 2), np.int64)), "shape"),
         (lambda: codec.encode_times(np.array([1.5])), "without loss"),
         (lambda: codec.encode_times(np.array([2**63], np.uint64)), "without loss"),

@@ -42,6 +42,8 @@ def cases() -> dict[str, tuple[bytes, dict[str, np.ndarray]]]:
     counts = np.round(x * 50)
     rounded = codec.encode_values(noise, codec.Precision(error_bound=0.015), tier="archive")
     relative = codec.encode_values(np.exp(noise), codec.Precision(significant_digits=4), tier="archive")
+    coarse = codec.Precision(error_bound=0.02, time_snap_ns=1_000_000)
+    quality = np.where(np.arange(n) % 200 < 9, 128, 0).astype(np.uint8)
     walk = 50 + np.cumsum(rng.normal(0, 0.3, 4200))
     text = np.array([float(f"{v:.9g}") for v in walk.astype(np.float32).astype(float)])
     long = np.where(np.arange(4200) < 2300, text, np.round(walk, 1))
@@ -79,6 +81,19 @@ def cases() -> dict[str, tuple[bytes, dict[str, np.ndarray]]]:
         "values-shuffled": (codec.encode_values(noise), {"values": noise}),
         "codes-runs": (codec.encode_codes(states), {"codes": states}),
         "codes-packed": (codec.encode_codes(digits), {"codes": digits}),
+        "values-noted-fallback": (
+            codec.encode_values(x, codec.Precision(error_bound=0.001), tier="archive"),
+            {"values": x},
+        ),
+        "values-noted-dropped": (
+            (noted := codec.compress(jitter, noise, precision=coarse, dropped=12)).value,
+            {"values": codec.decode_values(noted.value)},
+        ),
+        "times-coded": (codec.encode_times(jitter, tier="archive"), {"times": jitter}),
+        "chunk-quality": (
+            codec.encode(jitter, spiky, qualities=quality, tier="archive"),
+            {"times": jitter, "values": spiky, "quality": quality},
+        ),
         "chunk": (codec.encode(jitter, spiky), {"times": jitter, "values": spiky}),
     }
 
