@@ -9,6 +9,7 @@ The stages, in the order data flows through them; a stage imports `core` and ear
     codec      numba codecs: numbers to bytes and back
     history    the Delta table of compressed chunks
     query      one question, Polars or Dask, one answer
+    flow       pipelines: written once, run live or over history
     health     every tag's transmission watched; incidents
     scaling    how many workers, before they are needed
     alert      incidents on their way to people; playbooks that heal
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
     from iiot_dask.codec import Precision
     from iiot_dask.core.batch import Batch
     from iiot_dask.core.quality import Quality
+    from iiot_dask.flow import pipeline
     from iiot_dask.history import History
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Batch", "History", "Plant", "Precision", "Quality", "codec", "health", "open", "run", "scaling", "sim",
+    "Batch", "History", "Plant", "Precision", "Quality", "codec", "health", "open", "pipeline", "run", "scaling", "sim",
 ]  # fmt: skip
 
 _HOME = {
@@ -43,6 +45,7 @@ _HOME = {
     "Precision": "iiot_dask.codec",
     "Quality": "iiot_dask.core.quality",
     "open": "iiot_dask.api",
+    "pipeline": "iiot_dask.flow",
     "run": "iiot_dask.api",
 }
 _STAGES = ("codec", "health", "scaling", "sim")

@@ -8,7 +8,20 @@ import pytest
 import iiot_dask
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("sim", "adapter", "ingest", "stream", "codec", "history", "query", "health", "scaling", "alert", "dashboard")
+STAGES = (
+    "sim",
+    "adapter",
+    "ingest",
+    "stream",
+    "codec",
+    "history",
+    "query",
+    "flow",
+    "health",
+    "scaling",
+    "alert",
+    "dashboard",
+)
 """The flow. `health` and `scaling` stand side by side: neither imports the other."""
 BESIDE = {"health": {"scaling"}, "scaling": {"health"}, "alert": {"scaling"}}
 WIRING = {"commands"}
