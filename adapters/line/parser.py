@@ -16,11 +16,11 @@ from iiot_dask.core.errors import ConfigError, DataError
 from iiot_dask.core.quality import Quality
 
 from ..common.rows import Rows
+from ..common.table import NOTHING, Table
 from ..common.tags import CROWDED, Tags
 from ..common.template import Template
 from . import slow
-from .scan import COUNTERS, FULL, GROW, LINES, NOTHING, STRINGS, line_end, scan
-from .table import Table
+from .scan import COUNTERS, FULL, GROW, LINES, STRINGS, line_end, scan
 
 ROWS = 1 << 17
 LEFT = 1 << 12

@@ -20,18 +20,16 @@ import numpy.typing as npt
 
 from ..common.digits import decimal, to_float
 from ..common.jit import compiled
+from ..common.table import NOTHING, intern, same
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
-NOTHING = -1
 # Why `scan` came back.
 END, FULL, GROW = range(3)
 # Columns of the counters a call adds to.
 LINES, STRINGS = range(2)
 COUNTERS = 2
-SPAN = 5
-"""Columns of an entry of a table."""
 
 _TAB, _LF, _CR, _SPACE, _QUOTE, _HASH, _COMMA, _EQUALS, _BACKSLASH = 9, 10, 13, 32, 34, 35, 44, 61, 92
 _LAST_NS = 9_223_372_036_854_775_806
@@ -63,76 +61,6 @@ def line_end(data: Bytes, at: int, stop: int) -> int:
 
 
 @compiled
-def _same(a: Bytes, b: Bytes) -> bool:
-    """Whether two slices of one length are equal; without an early end, so that it is a few wide instructions."""
-    differs = np.uint8(0)
-    for k in range(len(a)):
-        differs |= a[k] ^ b[k]
-    return bool(differs == 0)
-
-
-@compiled
-def _digest(data: Bytes, start: int, stop: int, seed: int) -> np.uint64:
-    """FNV-1a over 8-byte words with MurmurHash3's final mix."""
-    h = np.uint64(0xCBF29CE484222325) ^ np.uint64(stop - start) ^ (np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15))
-    prime = np.uint64(0x100000001B3)
-    at = start
-    while at + 8 <= stop:
-        word = np.uint64(0)
-        for k in range(8):
-            word |= np.uint64(data[at + k]) << np.uint64(8 * k)
-        h = (h ^ word) * prime
-        h ^= h >> np.uint64(29)
-        at += 8
-    while at < stop:
-        h = (h ^ np.uint64(data[at])) * prime
-        at += 1
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xFF51AFD7ED558CCD)
-    return h ^ (h >> np.uint64(33))
-
-
-@compiled
-def intern(
-    data: Bytes, start: int, size: int, owner: int, slots: Ints, hashes: npt.NDArray[np.uint64], pool: Bytes,
-    spans: Ints, state: Ints,
-) -> int:  # fmt: skip
-    """Number of ``data[start : start + size]`` under `owner`, adding it; -1 = the table is full, -2 = it must grow.
-
-    Parameters
-    ----------
-    slots, hashes
-        int64 and uint64, a power of two long: number of the entry in a slot (`NOTHING` = free) and its digest.
-    pool, spans
-        uint8 and int64[n, `SPAN`]: the bytes; and start, size, owner, predicted successor and (of a series) first pair.
-    state
-        int64: entries in use, bytes of the pool in use, most entries.
-    """
-    hashed = _digest(data, start, start + size, owner)
-    mask = len(slots) - 1
-    at = np.int64(hashed & np.uint64(mask))
-    while True:
-        number = slots[at]
-        if number == NOTHING:
-            break
-        if hashes[at] == hashed and spans[number, 1] == size and spans[number, 2] == owner:
-            first = spans[number, 0]
-            if _same(data[start : start + size], pool[first : first + size]):
-                return int(number)
-        at = (at + 1) & mask
-    known, used = state[0], state[1]
-    if known >= state[2]:
-        return -1
-    if 2 * (known + 1) > len(slots) or used + size > len(pool) or known == len(spans):
-        return -2
-    pool[used : used + size] = data[start : start + size]
-    spans[known, 0], spans[known, 1], spans[known, 2], spans[known, 3:] = used, size, owner, NOTHING
-    slots[at], hashes[at] = known, hashed
-    state[0], state[1] = known + 1, used + size
-    return int(known)
-
-
-@compiled
 def _predicted(data: Bytes, at: int, stop: int, end: int, guess: int, owner: int, pool: Bytes, spans: Ints) -> bool:
     """Whether entry `guess` stands at `at` and is followed by the byte `end`."""
     if guess < 0:
@@ -140,7 +68,7 @@ def _predicted(data: Bytes, at: int, stop: int, end: int, guess: int, owner: int
     first, size = spans[guess, 0], spans[guess, 1]
     if at + size >= stop or data[at + size] != end or spans[guess, 2] != owner:
         return False
-    return _same(data[at : at + size], pool[first : first + size])
+    return same(data[at : at + size], pool[first : first + size])
 
 
 @compiled

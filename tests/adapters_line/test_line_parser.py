@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from iiot_dask_adapters.common.tags import Tags
 from iiot_dask_adapters.common.template import Template
 from iiot_dask_adapters.line.parser import HOLES, Parser
-from iiot_dask_adapters.line.table import Table
+from iiot_dask_adapters.common.table import Table
 
 from iiot_dask.core.errors import ConfigError
 from iiot_dask.core.quality import Quality
