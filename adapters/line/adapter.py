@@ -25,10 +25,11 @@ from ..common.listener import (
     tls,
     unreachable,
 )
+from ..common.settings import validated
 from ..common.tags import Tags
 from ..common.template import Template
 from .answers import v1, v2, with_headers
-from .options import Options, options
+from .options import Options
 from .parser import HOLES, UNITS_NS, UNITS_V1_NS, Parsed, Parser
 
 TEXTS_NS = 10_000_000_000
@@ -49,7 +50,7 @@ class LineAdapter:
         config = context.config
         self._context = context
         self._name = config.name
-        self._options = options(config.options, self._name)
+        self._options = validated(Options, config.options, self._name)
         self._host, self._port = address(config.listen, self._name)
         self._tags = Tags(context.classes, self._options.tags_max, self._name)
         where = f"adapter {self._name!r}: options.tag"

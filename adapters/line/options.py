@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from iiot_dask.core.config import Model, SecretRef, Span
-from iiot_dask.core.errors import ConfigError
 from iiot_dask.core.times import span_ns
 
 
@@ -26,29 +22,3 @@ class Options(Model):
     queue_rows: int = Field(1_000_000, ge=1_000, le=100_000_000, description="rows that wait before clients get 429")
     durable: Span = Field(span_ns("10s"), gt=0, description="longest wait for the disk before a client gets 503")
     tags_max: int = Field(1_000_000, ge=1, le=20_000_000, description="different tags one session names")
-
-
-def options(given: Mapping[str, Any], adapter: str) -> Options:
-    """Validate the `options` table of an adapter.
-
-    Raises
-    ------
-    ConfigError
-        Naming adapter, key, value and what is allowed.
-
-    Examples
-    --------
-    >>> options({"durable": "5s"}, "telegraf").durable
-    5000000000
-    >>> options({"tagg": "x"}, "telegraf")
-    Traceback (most recent call last):
-    iiot_dask.core.errors.ConfigError: adapter 'telegraf': options.tagg = 'x': Extra inputs are not permitted
-    """
-    try:
-        return Options.model_validate(dict(given))
-    except ValidationError as error:
-        lines = [
-            f"adapter {adapter!r}: options.{'.'.join(map(str, e['loc']))} = {e.get('input')!r}: {e['msg']}"
-            for e in error.errors(include_url=False)
-        ]
-        raise ConfigError("\n".join(lines)) from error
