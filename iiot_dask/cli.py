@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from iiot_dask.commands import adapters
 from iiot_dask.core.errors import ConfigError, IiotError, VersionError
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(adapters.app, name="adapters")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else there.")]
 PlantArg = Annotated[Path, typer.Argument(metavar="PLANT.toml", help="The plant file.")]
@@ -98,23 +100,6 @@ def check(plant: PlantArg, as_json: Json = False) -> None:
         {"plant": str(plant), "adapters": report}, as_json=as_json, text=text or f"{plant}: valid; it has no adapters"
     )
     if any(row["problems"] for row in report):
-        raise typer.Exit(1)
-
-
-@app.command(epilog="Examples: `iiot-dask adapters` · `iiot-dask adapters list --json`")
-def adapters(
-    action: Annotated[str, typer.Argument(help="list")] = "list",
-    as_json: Json = False,
-) -> None:
-    """What adapters are installed; a plug-in that does not import is shown with its error."""
-    if action != "list":
-        msg = f"adapters {action!r}: 'list' is allowed"
-        raise ConfigError(msg)
-    from iiot_dask.show import adapters_document, adapters_text
-
-    rows = adapters_document()
-    _emit({"adapters": rows}, as_json=as_json, text=adapters_text(rows))
-    if any(row["error"] for row in rows):
         raise typer.Exit(1)
 
 

@@ -43,6 +43,24 @@ def _wrap(values: npt.NDArray[np.generic], kind: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
 
+def numpy_of(column: pa.Array, kind: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A read-only view of an Arrow array of fixed-width values without nulls; `kind` is its type's NumPy name.
+
+    Not `to_numpy`: its first call imports pandas, like that of `pa.array`.
+
+    Examples
+    --------
+    >>> numpy_of(pa.array([1, 2, 3])[1:], np.int64).tolist()
+    [2, 3]
+    """
+    data = column.buffers()[1]
+    if not len(column) or data is None:
+        return np.empty(0, kind)
+    out = np.frombuffer(data, kind, len(column), column.offset * np.dtype(kind).itemsize)
+    out.flags.writeable = False
+    return out
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """An immutable run of samples; `data` has exactly `SCHEMA`.
@@ -125,14 +143,7 @@ class Batch:
         return int(self.data.num_rows)
 
     def _numpy(self, name: str, kind: npt.DTypeLike) -> npt.NDArray[Any]:
-        # Not `to_numpy`: its first call imports pandas, like that of `pa.array` (see `_wrap`).
-        column = self.data.column(name)
-        data = column.buffers()[1]
-        if not len(column) or data is None:
-            return np.empty(0, kind)
-        out = np.frombuffer(data, kind, len(column), column.offset * np.dtype(kind).itemsize)
-        out.flags.writeable = False
-        return out
+        return numpy_of(self.data.column(name), kind)
 
     @property
     def tag(self) -> npt.NDArray[np.uint32]:

@@ -46,12 +46,13 @@ class Registry(Generic[T]):
         self.group = group
         self.kind = kind
 
-    def _points(self) -> dict[str, EntryPoint]:
+    def points(self) -> dict[str, EntryPoint]:
+        """The entry points by name; nothing is imported."""
         return {point.name: point for point in entry_points(group=self.group)}
 
     def names(self) -> list[str]:
         """Installed names, sorted; nothing is imported."""
-        return sorted(self._points())
+        return sorted(self.points())
 
     def load(self, name: str) -> type[T]:
         """Import and return the class registered under `name`.
@@ -63,7 +64,7 @@ class Registry(Generic[T]):
         LocalAdapterError
             If the plug-in is installed but does not import.
         """
-        points = self._points()
+        points = self.points()
         if name not in points:
             msg = f"{self.kind} {name!r} is not installed; installed: {', '.join(sorted(points)) or 'none'}"
             raise ConfigError(msg)
@@ -78,7 +79,7 @@ class Registry(Generic[T]):
     def plugins(self) -> list[Plugin]:
         """All installed plug-ins, each tried once; a broken one carries its error."""
         rows = []
-        for name, point in sorted(self._points().items()):
+        for name, point in sorted(self.points().items()):
             dist = point.dist
             error = None
             try:
