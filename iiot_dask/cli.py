@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from iiot_dask.commands import adapters
+from iiot_dask.commands.history import history_command
+from iiot_dask.commands.precision import plan_precision_command
 from iiot_dask.core.errors import ConfigError, IiotError, VersionError
 
 app = typer.Typer(
@@ -122,31 +124,10 @@ def query(
     run_query(data, tags or ["*"], start, end, every, limit, form, out)
 
 
-@app.command(
-    epilog="Examples: `iiot-dask history demo-data info` · `iiot-dask history demo-data verify --json` · `iiot-dask history demo-data compact --dry-run`"
-)
-def history(
-    data: DataArg,
-    action: Annotated[str, typer.Argument(help="info, verify, compact or export.")],
-    out: Annotated[Path | None, typer.Option(help="export: the folder to write to.")] = None,
-    tags: Annotated[str, typer.Option(help="export: which tags.")] = "*",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="compact: say what would be done, do nothing.")] = False,
-    chunk_rows_min: Annotated[
-        int | None, typer.Option(min=1, help="compact: seal tags with at least this many samples a day (default 1000).")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Look after stored history: what is there, is it intact, seal the hot blocks, copy it out."""
-    from iiot_dask.runner import run_history
-    from iiot_dask.show import history_text, progress_console
-
-    document = run_history(
-        data, action, out=out, tags=tags, dry_run=dry_run, chunk_rows_min=chunk_rows_min,
-        console=progress_console(quiet=as_json),
-    )  # fmt: skip
-    _emit(document, as_json=as_json, text=history_text(action, document))
-    if action == "verify" and document["damaged"]:
-        raise typer.Exit(1)
+app.command(
+    "history",
+    epilog="Examples: `iiot-dask history demo-data info` · `iiot-dask history demo-data verify --json` · `iiot-dask history demo-data compact --dry-run` · `iiot-dask history demo-data retain --keep 90d --tier 1m=730d --tier 1h`",
+)(history_command)
 
 
 @app.command(epilog="Example: `iiot-dask incidents demo-data --json`")
@@ -198,6 +179,12 @@ def bench(
     status = importlib.import_module(f"iiot_dask_benchmarks.{name}").main(context.args)
     if status:
         raise typer.Exit(status)
+
+
+app.command(
+    "plan-precision",
+    epilog="Examples: `iiot-dask plan-precision samples.csv` · `iiot-dask plan-precision samples.parquet --out plan.html --json`",
+)(plan_precision_command)
 
 
 def _fail(error: BaseException, status: int) -> NoReturn:
