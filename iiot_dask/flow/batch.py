@@ -56,12 +56,13 @@ def extent(pipeline: Pipeline, history: History, start: TimeLike | None, end: Ti
     return Extent(tags, first, last, max(int(SLICE_ROWS / rate), 1_000_000_000))
 
 
-def _literal(tag: str) -> str:
+def literal(tag: str) -> str:
+    """A glob that selects exactly this tag."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in tag)
 
 
 def _slices(history: History, part: Extent) -> Iterator[tuple[pl.DataFrame, int]]:
-    globs = [_literal(tag) for tag in part.tags]
+    globs = [literal(tag) for tag in part.tags]
     at = part.start
     while at < part.end:
         stop = min(at + part.slice_ns, part.end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -86,6 +86,7 @@ class Counter(Operator):
     modulus: float = 0.0
     on: str = "value"
     into: str = "value"
+    endless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.modulus < 0 or not np.isfinite(self.modulus):

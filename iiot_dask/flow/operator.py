@@ -29,6 +29,8 @@ class Operator(ABC):
 
     keyed: ClassVar[bool] = True
     """Tags do not see each other: the operator may run on any share of the tags."""
+    endless: ClassVar[bool] = False
+    """Results depend on all rows before them (a running total), so a correction reaches to the end."""
 
     @property
     @abstractmethod
