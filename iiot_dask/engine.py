@@ -29,7 +29,7 @@ from iiot_dask.dashboard.snapshot import AdapterRow, IncidentRow, Quantiles, Sna
 from iiot_dask.health.incident import Incident
 from iiot_dask.health.incidents import Incidents
 from iiot_dask.health.store import IncidentStore
-from iiot_dask.history import History
+from iiot_dask.history import History, Retention
 from iiot_dask.history.committer import Committer
 from iiot_dask.history.keeper import Keeper
 from iiot_dask.ingest.catalogue import Catalogue
@@ -182,6 +182,7 @@ class Engine:
             History(str(self.directory.part("history"))),
             every=keeping.compact / 1e9,
             retention=keeping.retention / 1e9,
+            policy=Retention.configured(keeping),
             metrics=self.metrics,
             clock=self.clock,
         )

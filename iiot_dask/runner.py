@@ -235,43 +235,6 @@ def _put(text: str, out: Path | None) -> None:
         out.write_text(text, encoding="utf-8")
 
 
-ACTIONS = ("info", "verify", "compact", "export")
-
-
-def run_history(
-    data: Path, action: str, *, out: Path | None, tags: str, dry_run: bool, chunk_rows_min: int | None, console: Console
-) -> dict[str, Any]:
-    """One of `ACTIONS` on a history; the report as plain data.
-
-    Raises
-    ------
-    ConfigError
-        If the action is none of them, or export has no folder.
-    """
-    if action not in ACTIONS:
-        msg = f"history action {action!r}: {', '.join(ACTIONS)} are allowed"
-        raise ConfigError(msg)
-    if action == "export" and out is None:
-        msg = "history export needs --out FOLDER"
-        raise ConfigError(msg)
-    from iiot_dask.engine import data_directory
-    from iiot_dask.history import History
-    from iiot_dask.show import bar
-
-    with History(str(data_directory(data) / "history")) as history, bar(console, f"history {action}") as progress:
-        if action == "info":
-            report: Any = history.info()
-        elif action == "verify":
-            report = history.verify(progress=progress)
-        elif action == "compact":
-            more = {} if chunk_rows_min is None else {"chunk_rows_min": chunk_rows_min}
-            report = history.compact(progress=progress, dry_run=dry_run, **more)
-        else:
-            report = history.export(str(out), tags, progress=progress)
-    document: dict[str, Any] = report.document()
-    return document
-
-
 def read_incidents(data: Path, *, open_only: bool) -> list[dict[str, Any]]:
     """The incidents of a data directory, newest first, as plain rows.
 

@@ -183,6 +183,11 @@ class HistoryKeeping(Model):
 
     compact: Span = _span("5m", gt=0, description="time between two compactions")
     retention: Span = _span("1d", description="files a compaction replaced are deleted after this long")
+    keep: Span | None = Field(None, gt=0, description="how long samples are kept; absent = for ever")
+    tiers: tuple[str, ...] = Field(
+        (), description="windows that samples become after, finest first, and how long those are kept: '1m=730d', '1h'"
+    )
+    archive: bool = Field(True, description="days that are over are compressed more slowly and smaller")
 
 
 class Dashboard(Model):

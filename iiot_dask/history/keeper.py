@@ -15,12 +15,13 @@ from iiot_dask.core.errors import IiotError
 from iiot_dask.core.metrics import Metrics
 from iiot_dask.core.times import SpanLike, span_ns
 from iiot_dask.history.history import History
+from iiot_dask.history.retention import Retention
 
 log = structlog.get_logger("iiot_dask.history")
 
 
 class Keeper:
-    """Compacts a history every so often on a thread of its own, and deletes what compaction left behind long ago.
+    """Compacts a history every so often on a thread of its own, rolls up what is old, deletes what that left behind.
 
     A round that fails is logged, counted in ``history_keeper_failures_total`` and tried again at the next time; ingest goes on.
 
@@ -32,6 +33,8 @@ class Keeper:
         Time from the end of one round to the next.
     retention
         Dead files older than this are deleted after each round; see `History.vacuum`.
+    policy
+        How long samples and windows are kept, applied in each round; None: for ever.
 
     Examples
     --------
@@ -48,12 +51,14 @@ class Keeper:
         *,
         every: SpanLike = "5m",
         retention: SpanLike = "1d",
+        policy: Retention | None = None,
         metrics: Metrics,
         clock: Clock | None = None,
     ) -> None:
         self.history = history
         self.every_s = span_ns(every) / 1e9
         self.retention = retention
+        self.policy = policy or Retention()
         self.metrics = metrics
         self.clock: Clock = clock or SystemClock()
         self._stop = threading.Event()
@@ -74,6 +79,7 @@ class Keeper:
         begin = self.clock.monotonic_ns()
         try:
             done = self.history.compact()
+            aged = self.history.retain(self.policy, dry_run=False)
             gone = self.history.vacuum(self.retention, dry_run=False)
         except (IiotError, OSError) as error:
             self.metrics.count("history_keeper_failures_total")
@@ -82,7 +88,8 @@ class Keeper:
         self.metrics.count("history_compactions_total", done.merges)
         self.metrics.count("history_duplicates_dropped_total", done.duplicates)
         self.metrics.count("history_files_deleted_total", len(gone.files))
-        self.metrics.gauge("history_files", done.files_after)
+        self.metrics.count("history_samples_rolled_up_total", aged.samples)
+        self.metrics.gauge("history_files", aged.files_after)
         self.metrics.histogram("history_compact_seconds").observe((self.clock.monotonic_ns() - begin) / 1e9)
         return True
 

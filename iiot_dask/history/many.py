@@ -116,6 +116,9 @@ def mapped(
     if by not in BY:
         msg = f"by {by!r} is not known; {' or '.join(map(repr, BY))} is wanted"
         raise ConfigError(msg)
+    if rows < 1:
+        msg = f"rows {rows!r} a task; 1 or more is wanted"
+        raise ConfigError(msg)
     if retries < 0:
         msg = f"retries {retries!r}; 0 or more is wanted"
         raise ConfigError(msg)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
+from iiot_dask.core.config import HistoryKeeping
 from iiot_dask.core.errors import ConfigError
 from iiot_dask.core.times import SpanLike, span_ns, span_text
 from iiot_dask.history.layout import DAY_NS
@@ -92,6 +93,11 @@ class Retention:
         'samples 90d, 1m windows 730d, 1h windows for ever'
         """
         return cls(None if raw is None else span_ns(raw), tuple(Tier.of(text) for text in tiers))
+
+    @classmethod
+    def configured(cls, keeping: HistoryKeeping) -> Self:
+        """From the section `[history]` of a plant file."""
+        return cls(keeping.keep, tuple(Tier.of(text) for text in keeping.tiers))
 
     def text(self) -> str:
         """The policy in words."""
