@@ -1,5 +1,9 @@
 """The per-shard program: what it answers, what it leaves at a flush, and that a restored one goes on as if never stopped."""
 
+import io
+import struct
+import zlib
+
 import numpy as np
 import polars as pl
 import pytest
@@ -90,11 +94,25 @@ def test_a_damaged_or_newer_checkpoint_is_refused(tmp_path, monkeypatch):
     for size in range(0, len(payload), 97):
         with pytest.raises(ChecksumError):
             ShardState.restore(0, 2, 0, payload[:size])
-    monkeypatch.setattr("iiot_dask.work.CHECKPOINT_VERSION", 2)
+    monkeypatch.setattr("iiot_dask.work.CHECKPOINT_VERSION", 3)
     newer = state.checkpoint()
     monkeypatch.undo()
-    with pytest.raises(VersionError, match="version 2"):
+    with pytest.raises(VersionError, match="version 3"):
         ShardState.restore(0, 2, 0, newer)
+
+
+def test_a_checkpoint_of_version_1_goes_on(tmp_path):
+    """A zip of arrays, as the first version wrote it."""
+    program = work(tmp_path)
+    going = program.start(0, 2, None)
+    program.step(going, second(0), order(0, 0))
+    program.step(going, second(1), order(1, 1, flush=True, stop=2))
+    sink = io.BytesIO()
+    np.savez(sink, monitor=np.frombuffer(going.monitor.to_bytes(), np.uint8), fast=going.fast.to_array(), slow=going.slow.to_array(),
+             swept_ns=np.array([going.fast.swept_ns, going.slow.swept_ns], np.int64))  # fmt: skip
+    old = struct.pack("<4sHI", b"IIWK", 1, zlib.crc32(sink.getvalue())) + sink.getvalue()
+    restored = ShardState.restore(0, 2, program.lateness_ns, old)
+    assert restored.checkpoint() == going.checkpoint()
 
 
 def test_what_was_flushed_reads_back(tmp_path):

@@ -22,7 +22,7 @@ class Options(Model):
     inbox_bytes: int = Field(8 << 20, ge=1 << 16, le=1 << 30, description="bytes held before the socket waits")
     inbox_messages: int = Field(100_000, ge=1_000, le=100_000, description="messages held before the socket waits")
     topics_max: int = Field(1_000_000, ge=1, le=20_000_000, description="different topics (or metrics) a session names")
-    linger: Span = Field(span_ns("10ms"), le=span_ns("100ms"), description="wait for more after the first message")
+    linger: Span = Field(span_ns("5ms"), le=span_ns("100ms"), description="wait for more after the first message")
     reconnect_max: Span = Field(span_ns("30s"), ge=span_ns("100ms"), description="longest pause between attempts")
     rebirth: bool = Field(True, description="Sparkplug: ask a node for its birth when something is unknown or missing")
     stale_rows: bool = Field(False, description="Sparkplug: a death writes one stale row per metric")

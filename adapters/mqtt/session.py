@@ -387,7 +387,8 @@ class Session:
                 if client.want_write():
                     client.loop_write()
                 with contextlib.suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    if client.socket() is not sock or not sock.recv(READ_BYTES):
+                    ended = client.socket() is not sock
+                    if ended or not sock.recv(READ_BYTES):
                         break
         client.fail(MQTTErrorCode.MQTT_ERR_CONN_LOST)
 

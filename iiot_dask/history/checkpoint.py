@@ -27,8 +27,10 @@ def dump(app_id: str, offset: int, states: Sequence[bytes]) -> bytes:
     parts = [MAGIC, bytes([VERSION, len(name)]), name, struct.pack("<qI", offset, len(states))]
     for state in states:
         parts += [struct.pack("<Q", len(state)), state]
-    body = b"".join(parts)
-    return body + hashlib.sha256(body).digest()
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return b"".join((*parts, digest.digest()))
 
 
 def load(content: bytes) -> tuple[str, int, list[bytes]]:
