@@ -1,4 +1,4 @@
-"""Seeded demand of a factory: shifts, ramps, start bursts, jitter, weekends, growth, surges. For back-tests and tests."""
+"""Seeded demand: a factory (shifts, ramps, start bursts, jitter, weekends, growth, surges), and one without a clock."""
 
 from __future__ import annotations
 
@@ -84,3 +84,44 @@ def factory_demand(
             surge |= (t >= begin) & (t < begin + 2100)
     time = pl.Series(START_NS + (t * 1e9).astype(np.int64)).cast(pl.Datetime("ns", "UTC"))
     return pl.DataFrame({"time": time, "rate": rate, "surge": surge})
+
+
+def irregular_demand(days: int = 28, *, seed: int = 0, step_s: float = 10.0, mean: float = 10_000.0) -> pl.DataFrame:
+    """Messages per second without a clock: a slowly wandering level and bursts at any time; what no profile can foresee.
+
+    Parameters
+    ----------
+    days, step_s
+        Length, and seconds between rows.
+    mean
+        Middle of the level, messages/s.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``time`` (datetime[ns, UTC]), ``rate`` (float64).
+
+    Examples
+    --------
+    >>> irregular_demand(1, seed=2, step_s=60.0).height
+    1440
+    """
+    import polars as pl
+
+    rng = np.random.default_rng(seed)
+    n = round(days * 86_400 / step_s)
+    # A level that forgets within half a day, drawn each minute.
+    minutes = np.empty(round(days * 1440) + 2)
+    keep = np.exp(-1 / 720)
+    state = 0.0
+    for at, shock in enumerate(rng.normal(0, np.sqrt(1 - keep**2), len(minutes))):
+        state = keep * state + shock
+        minutes[at] = state
+    t = np.arange(n) * step_s
+    rate = mean * np.exp(0.35 * np.interp(t / 60, np.arange(len(minutes)), minutes))
+    for begin in rng.uniform(0, days * 86_400, days * 6):
+        length, height = rng.exponential(900), rng.uniform(0.3, 1.2)
+        rate[(t >= begin) & (t < begin + length)] *= 1 + height
+    rate *= np.maximum(0.0, 1 + rng.normal(0, 0.05, n))
+    time = pl.Series(START_NS + (t * 1e9).astype(np.int64)).cast(pl.Datetime("ns", "UTC"))
+    return pl.DataFrame({"time": time, "rate": rate})
