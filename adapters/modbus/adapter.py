@@ -107,6 +107,8 @@ class ModbusAdapter:
 
     kind: ClassVar[str] = "modbus"
     summary: ClassVar[str] = "Modbus TCP, TLS, UDP and RTU over TCP: polled registers and coils"
+    options_model: ClassVar[type[Model]] = Options
+    bench: ClassVar[str] = "iiot_dask_adapters.modbus.bench:ModbusBench"
 
     def __init__(self, context: Context) -> None:
         self._context = context

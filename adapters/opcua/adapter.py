@@ -57,6 +57,8 @@ class OpcUaAdapter:
 
     kind: ClassVar[str] = "opcua"
     summary: ClassVar[str] = "OPC UA: subscriptions with certificates, browsing, resumed sessions"
+    options_model: ClassVar[type[Model]] = Options
+    bench: ClassVar[str] = "iiot_dask_adapters.opcua.bench:OpcUaBench"
 
     def __init__(self, context: Context) -> None:
         config = context.config

@@ -31,6 +31,8 @@ class ReplayAdapter:
 
     kind: ClassVar[str] = "replay"
     summary: ClassVar[str] = "Recordings: a Parquet or CSV file of tag, time, value, at any speed"
+    options_model: ClassVar[type[Model]] = Options
+    bench: ClassVar[str] = "iiot_dask_adapters.replay.bench:ReplayBench"
 
     def __init__(self, context: Context) -> None:
         self._name = context.config.name

@@ -97,7 +97,7 @@ class Adapter(Protocol):
 
     The verbs below are all an adapter needs. Three more are looked for by name, because not every protocol has them:
 
-    ``options``: ClassVar[type[Model]]
+    ``options_model``: ClassVar[type[Model]]
         The pydantic model of ``[adapters.options]``; ``iiot-dask adapters spec NAME`` publishes its JSON schema.
     ``async discover(cls, context) -> list[TagInfo]``
         What could be read from the endpoint, whether configured or not. Raises `RemoteAdapterError`.

@@ -108,7 +108,7 @@ class ExampleAdapter:
 
     kind: ClassVar[str] = "example"
     summary: ClassVar[str] = "Lines of name,value,time from a TCP socket"
-    options: ClassVar[type[Model]] = Options
+    options_model: ClassVar[type[Model]] = Options
     bench: ClassVar[str] = "iiot_dask.adapter.example_bench:ExampleBench"
 
     def __init__(self, context: Context) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,8 @@ class ExampleBench(Bench):
         for data in self._waiting:
             writer.write(data)
         self._waiting.clear()
-        await reader.read()  # until the other side has closed
+        with contextlib.suppress(ConnectionError):  # it was cut
+            await reader.read()  # until the other side has closed
         self._writers.discard(writer)
         writer.close()
 

@@ -120,7 +120,7 @@ def spec(adapter: Any) -> dict[str, Any]:
     schema = AdapterConfig.model_json_schema()
     schema["title"] = f"[[adapters]] of kind {adapter.kind}"
     schema["properties"]["kind"] = {"const": adapter.kind, "type": "string"}
-    model = getattr(adapter, "options", None)
+    model = getattr(adapter, "options_model", None)
     options: dict[str, Any] = {"type": "object"} if model is None else model.model_json_schema()
     limits = Limits.model_json_schema()
     schema.setdefault("$defs", {}).update(options.pop("$defs", {}) | limits.pop("$defs", {}))

@@ -32,6 +32,18 @@ def emit(document: Any, *, as_json: bool, text: str) -> None:
         typer.echo(text)
 
 
+def quiet() -> None:
+    """The host's log is for people who run a plant; here only warnings are, and on stderr."""
+    import logging
+
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
+
+
 @app.callback(invoke_without_command=True)
 def without(context: typer.Context, as_json: Json = False) -> None:
     """What adapters are installed; make one; try one out."""
@@ -146,6 +158,7 @@ def try_out(
     from iiot_dask.adapter.conformance import run
     from iiot_dask.core.registry import Registry
 
+    quiet()
     registry: Registry[Any] = Registry("iiot_dask.adapters", "adapter")
     results = run(
         registry.load(name), only=only or (), patience_s=patience,
