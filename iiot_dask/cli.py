@@ -169,7 +169,7 @@ def bench(
     import pkgutil
 
     home = importlib.import_module("iiot_dask_benchmarks")
-    names = sorted(module.name for module in pkgutil.iter_modules(home.__path__))
+    names = sorted(module.name for module in pkgutil.iter_modules(home.__path__) if not module.name.startswith("_"))
     if name is None or name in {"-h", "--help"}:
         _emit(None, as_json=False, text=f"{context.get_usage()}\nbenchmarks: {', '.join(names)}")
         return

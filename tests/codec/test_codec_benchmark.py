@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from iiot_dask_benchmarks import _codec_sets as made
 from iiot_dask_benchmarks import codec as bench
 
 
@@ -22,13 +23,31 @@ def test_benchmark(tmp_path: Path) -> None:
     assert figures["archive"]["ratio"] > figures["pcodec8"]["ratio"]
     assert figures["archive_bound"]["ratio"] >= 0.98 * figures["archive"]["ratio"], "a note may cost a little"
     assert {"fast", "archive", "archive_bound", "pcodec8", "parquet"} <= set(figures)
-    assert all(set(goal) == {"reached", "goal"} for goal in document["goals"].values())
+    assert all({"reached", "goal"} <= set(goal) for group in document["goals"].values() for goal in group.values())
+    assert set(document["ratio_by_chunk"]["small"]) == set(bench.CHUNKS)
     assert "| small | 12,000 |" in text
 
 
 def test_generated_sets_are_there_without_files() -> None:
-    names = [name for name, _ in bench.generated()]
-    assert len(names) == len(set(names)) >= 6
+    found = dict(made.generated(seed=1, rows=500, tags=2))
+    assert len(found) == len(made.KINDS) >= 10
+    for name, frame in found.items():
+        assert frame["sensor"].n_unique() == 2, name
+        assert frame.height == 1000, name
+        for part in frame.partition_by("sensor"):
+            assert part["ts"].is_sorted(), name
+    again = dict(made.generated(seed=1, rows=500, tags=2))
+    assert all(frame.equals(again[name]) for name, frame in found.items()), "a seed makes one set"
+
+
+def test_peers_that_are_installed_are_asked() -> None:
+    names = bench.installed()
+    assert {"parquet", "duckdb"} <= set(names)
+    chunks = made.tags(next(made.generated(rows=400, tags=1))[1], 200)
+    for name, run in names.items():
+        m = run(chunks)
+        assert m.samples == 400, name
+        assert min(m.times, m.values) > 0, name
 
 
 def test_a_column_that_changes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
