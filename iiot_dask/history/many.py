@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import numpy as np
 import polars as pl
 
@@ -43,7 +44,8 @@ class Task:
 
     part: Part
     names: tuple[str, ...] | None
-    function: Function
+    function: bytes
+    """Pickled by us: a worker that can not load it says so, where Dask's own transport would hang."""
 
     @property
     def title(self) -> str:
@@ -55,18 +57,23 @@ class Task:
 
 def run(task: Task) -> pl.DataFrame:
     """Carry out one task, on a worker."""
+    try:
+        function: Function = cloudpickle.loads(task.function)
+    except Exception as error:
+        msg = f"the function can not be loaded on a worker: {type(error).__name__}: {error}"
+        raise MapError(msg) from error
     history = opened(task.part)
     if task.names is None:
         tags = task.part.tags if isinstance(task.part.tags, str) else list(task.part.tags)
         frames = list(history.frames(tags, task.part.start, last=task.part.last))
         whole = pl.concat(frames) if frames else _no_samples()
-        return _called(task.function, whole, task.title, {"start": _moment(task.part.start)})
+        return _called(function, whole, task.title, {"start": _moment(task.part.start)})
     found: dict[Any, list[pl.DataFrame]] = {}
     for frame in history.frames([glob.escape(n) for n in task.names], task.part.start, last=task.part.last):
         for (name,), rows in frame.partition_by("tag", as_dict=True, maintain_order=True).items():
             found.setdefault(name, []).append(rows)
     results = [
-        _called(task.function, pl.concat(found[name]), f"tag {name!r}", {"tag": name})
+        _called(function, pl.concat(found[name]), f"tag {name!r}", {"tag": name})
         for name in task.names
         if name in found
     ]
@@ -123,10 +130,11 @@ def mapped(
         msg = f"retries {retries!r}; 0 or more is wanted"
         raise ConfigError(msg)
     found, ids = history.select(tags, start, last)
+    packed = cloudpickle.dumps(function)
     tasks = (
-        _by_tag(history, function, found, ids, start, last, rows)
+        _by_tag(history, packed, found, ids, start, last, rows)
         if by == "tag"
-        else _by_time(history, function, tags, found, start, last, rows)
+        else _by_time(history, packed, tags, found, start, last, rows)
     )
     if len(tasks) > TASKS_MAX:
         msg = f"{len(tasks):,} tasks of about {rows:,} samples; at most {TASKS_MAX:,}: give more rows a task"
@@ -137,9 +145,7 @@ def mapped(
     return pl.concat(results, how="diagonal_relaxed") if results else pl.DataFrame()
 
 
-def _by_tag(
-    history: Queries, function: Function, found: Rows, ids: Any, start: int, last: int, rows: int
-) -> list[Task]:
+def _by_tag(history: Queries, function: bytes, found: Rows, ids: Any, start: int, last: int, rows: int) -> list[Task]:
     """Bundles of neighbouring tags of about `rows` samples."""
     weight = np.zeros(len(ids) + 1)
     low = np.searchsorted(ids, found.head["tag_min"])
@@ -160,7 +166,7 @@ def _by_tag(
 
 
 def _by_time(
-    history: Queries, function: Function, tags: Tags, found: Rows, start: int, last: int, rows: int
+    history: Queries, function: bytes, tags: Tags, found: Rows, start: int, last: int, rows: int
 ) -> list[Task]:
     pattern = tags if isinstance(tags, str) else tuple(tags)
     return [

@@ -27,4 +27,6 @@ def asked(history: Queries, query: str) -> pl.LazyFrame:
     for found in _WINDOWS.finditer(query):
         tables[found[0]] = history.aggregate(found[1])
     with map_errors({pl.exceptions.PolarsError: ConfigError}, f"SQL {query!r} over tables {', '.join(tables)}"):
-        return pl.SQLContext(tables, eager=False).execute(query)
+        asking = pl.SQLContext(tables, eager=False).execute(query)
+        asking.collect_schema()  # an unknown table or column is said now
+        return asking
