@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from iiot_dask.core.errors import ConfigError
 from iiot_dask.core.plantfile import load
-from iiot_dask.core.times import span_ns, time_ns
+from iiot_dask.core.times import span_ns
 from iiot_dask.dashboard.port import free_port
 
 if TYPE_CHECKING:
@@ -201,17 +201,10 @@ def run_query(
         msg = "--format parquet needs --out FILE: it is no text"
         raise ConfigError(msg)
     from iiot_dask.engine import data_directory
-    from iiot_dask.history import History
-    from iiot_dask.query import query
+    from iiot_dask.query import open_history, query
 
-    with History(str(data_directory(data) / "history")) as history:
-        frame = query(
-            history,
-            list(tags),
-            start=None if start is None else time_ns(start),
-            end=None if end is None else time_ns(end),
-            every=every,
-        )
+    with open_history(data_directory(data)) as history:
+        frame = query(history, list(tags), start, end, every)
         rows = (frame if limit is None else frame.head(limit)).collect()
     if form == "parquet":
         assert out is not None

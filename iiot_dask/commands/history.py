@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from iiot_dask.commands.history_io import export_action, import_action, rejected_text
 from iiot_dask.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from iiot_dask.history import History, Retention
+    from iiot_dask.history import Retention
 
-ACTIONS = ("info", "verify", "compact", "export", "retain", "vacuum")
+ACTIONS = ("info", "verify", "compact", "export", "import", "retain", "vacuum")
 
 Progress = Callable[[int, int], None]
 
@@ -24,7 +25,25 @@ def history_command(
     action: Annotated[str, typer.Argument(help=", ".join(ACTIONS[:-1]) + f" or {ACTIONS[-1]}.")],
     out: Annotated[Path | None, typer.Option(help="export: the folder to write to.")] = None,
     tags: Annotated[str, typer.Option(help="export: which tags.")] = "*",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="compact: say what would be done, do nothing.")] = False,
+    start: Annotated[
+        str | None, typer.Option(help="export: from this time on, ISO 8601 or relative such as -1d.")
+    ] = None,
+    end: Annotated[str | None, typer.Option(help="export: up to this time, exclusive.")] = None,
+    partition: Annotated[str | None, typer.Option(help="export: a folder for each UTC day or month.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="export: go on where an interrupted one stopped.")] = False,
+    source: Annotated[
+        list[Path] | None, typer.Option("--from", help="import: Parquet or CSV file, folder or glob; may be repeated.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="import: what a column is called in the files, such as time=ts.")
+    ] = None,
+    zone: Annotated[str | None, typer.Option(help="import: time zone of times that have none.")] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="import: unit of times that are whole numbers: s, ms, us, ns.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="compact, import: say what would be done, do nothing.")
+    ] = False,
     chunk_rows_min: Annotated[
         int | None, typer.Option(min=1, help="compact: seal tags with at least this many samples a day (default 1000).")
     ] = None,
@@ -72,24 +91,21 @@ def history_command(
             report = history.retain(_policy(data, keep, tier), progress, dry_run=not apply, client=client)
         elif action == "vacuum":
             report = history.vacuum(older, dry_run=not apply)
+        elif action == "import":
+            report = import_action(history, source, progress, names=column or (), zone=zone, unit=unit, dry_run=dry_run)
         else:
-            report = _export(history, out, tags, progress)
+            report = export_action(
+                history, out, tags, progress, start=start, end=end, partition=partition, resume=resume
+            )
     document: dict[str, Any] = report.document()
     if as_json:
         import orjson
 
         print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
     else:
-        print(history_text(action, document))  # noqa: T201
+        print("\n".join(filter(None, (history_text(action, document), rejected_text(document)))))  # noqa: T201
     if action == "verify" and document["damaged"]:
         raise typer.Exit(1)
-
-
-def _export(history: History, out: Path | None, tags: str, progress: Progress) -> Any:
-    if out is None:
-        msg = "history export needs --out FOLDER"
-        raise ConfigError(msg)
-    return history.export(str(out), tags, progress=progress)
 
 
 def _client(address: str | None) -> AbstractContextManager[Any]:
