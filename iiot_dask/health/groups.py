@@ -27,6 +27,31 @@ class _Condition:
     incident: Live | None = None
 
 
+def together(count: int, of: int, least: int, share: float) -> bool:
+    """Whether so many tags with the same at the same time are one cause: enough, and a share of all or a hundred.
+
+    Examples
+    --------
+    >>> together(7, 7, 8, 0.6), together(8, 10, 8, 0.6), together(100, 10_000, 8, 0.6)
+    (False, True, True)
+    """
+    return count >= max(least, min(share * of, 100))
+
+
+def common_node(names: list[str]) -> str:
+    """The longest path that is common to all names; ``"*"`` when there is none.
+
+    Examples
+    --------
+    >>> common_node(["a/b/c", "a/b/d"]), common_node(["x", "y"])
+    ('a/b', '*')
+    """
+    first, last = min(names).split("/"), max(names).split("/")
+    levels = [a for a, b in zip(first[:-1], last[:-1], strict=False) if a == b]
+    same = next((i for i, (a, b) in enumerate(zip(first[:-1], last[:-1], strict=False)) if a != b), len(levels))
+    return "/".join(first[:same]) or "*"
+
+
 class Groups:
     """All tags that have one `kind` of condition.
 
@@ -40,6 +65,12 @@ class Groups:
         As in `Rules`.
     wait_ns
         The hold, ns; tags without a node are told at once.
+    own_wait_ns
+        A longer hold of a tag's own, ns.
+    all_of, together_min, together_share
+        How many tags there are, and when those without a node are told together.
+    opened
+        Told of each incident that opens.
     close
         Ends an incident (the engine's, which knows what else hangs on it).
 
@@ -67,6 +98,11 @@ class Groups:
         back_share: float,
         wait_ns: int,
         close: Callable[[Live, int], None],
+        own_wait_ns: Callable[[int], int] | None = None,
+        all_of: Callable[[], int] = lambda: 0,
+        together_min: int = 8,
+        together_share: float = 0.6,
+        opened: Callable[[Live], None] | None = None,
     ) -> None:
         self.kind = kind
         self.topology = topology
@@ -74,6 +110,10 @@ class Groups:
         self.back_share = back_share
         self.wait_ns = wait_ns
         self._close = close
+        self._own_wait_ns = own_wait_ns
+        self._all_of = all_of
+        self._together = (together_min, together_share)
+        self._opened = opened
         self._tally = Tally(topology, share)
         self._tally.judged = judged
         self._having: dict[int, _Condition] = {}
@@ -86,7 +126,9 @@ class Groups:
             known.ended_ns = None
             return
         open_one = self.ledger.find(self.kind.label, self.topology.tag_name(tag))
-        hold = detected_ns if self.topology.node_of(tag) == NO_NODE or open_one else detected_ns + self.wait_ns
+        alone = self.topology.node_of(tag) == NO_NODE and self._all_of() < self._together[0]
+        wait_ns = self.wait_ns if self._own_wait_ns is None else max(self.wait_ns, self._own_wait_ns(tag))
+        hold = detected_ns if alone or open_one else detected_ns + wait_ns
         self._having[tag] = _Condition(start_ns, detected_ns, score, hold)
         self._pending[tag] = None
         self._tally.count(tag, silent=1)
@@ -130,14 +172,34 @@ class Groups:
         node = self._tally.explain(self.topology.node_of(tag))
         tags = [tag] if node == NO_NODE else [t for t in self.topology.below(node) if t in self._having]
         name = self.topology.tag_name(tag) if node == NO_NODE else self.topology.names[node]
-        live = self.ledger.find(self.kind.label, name)
+        near = self._near(tag, one) if node == NO_NODE else []
+        if near:
+            tags, name = near, common_node([self.topology.tag_name(t) for t in near])
+        # A whole device that sends faster or slower from one moment on was told to.
+        planned = self.kind in {Kind.SLOW, Kind.BURST} and len(tags) > 1
+        label = Kind.SCHEDULE_CHANGE.label if planned else self.kind.label
+        live = self.ledger.find(label, name)
         if live is None:
-            live = self.ledger.begin(self.kind.label, name, one.start_ns, one.hold_ns, one.score)
+            live = self.ledger.begin(label, name, one.start_ns, one.hold_ns, one.score)
+            if live is not None and self._opened is not None:
+                self._opened(live)
         for each in tags if live is not None else []:
             self._join(live, each)
         if live is not None and node != NO_NODE:
             live.detail = f"{len(tags)} of {self._tally.judged.get(node, 0)} tags"
+        elif live is not None and near:
+            live.detail = f"{len(tags)} of {self._all_of()} tags at once"
         self._pending.pop(tag, None)
+
+    def _near(self, tag: int, one: _Condition) -> list[int]:
+        """Tags that hang nowhere and got it at the same time, if they are enough to be one cause."""
+        if self.topology.node_of(tag) != NO_NODE:
+            return []
+        near = [
+            t for t in self._pending
+            if self.topology.node_of(t) == NO_NODE and abs(self._having[t].detected_ns - one.detected_ns) <= self.wait_ns
+        ]  # fmt: skip
+        return near if together(len(near), self._all_of(), *self._together) else []
 
     def _join(self, live: Live | None, tag: int) -> None:
         assert live is not None

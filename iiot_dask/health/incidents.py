@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from iiot_dask.adapter.contract import Event
-from iiot_dask.health.groups import Groups
+from iiot_dask.health.flaps import Flaps
+from iiot_dask.health.groups import Groups, common_node, together
 from iiot_dask.health.incident import Incident
 from iiot_dask.health.kinds import Kind
 from iiot_dask.health.ledger import NEVER, Ledger, Live
@@ -48,6 +49,12 @@ class Rules:
         How long a device or an adapter session may be down before it counts.
     reopen_ns
         The same cause within this time after its end is the same incident.
+    flap_count, flap_window_ns, flap_quiet_ns
+        So many beginnings of the same silence or outage within the window (or forty times the tag's own threshold) are one
+        `flapping`, which ends after at least so long without one.
+    together_min, together_share
+        Without a topology, at least so many tags, and this share of all or a hundred, with the same kind at the same time
+        are one incident.
     kind_wait_ns
         How long other conditions of a tag are held, so that what happens to many at once is one incident.
     corrupt_quiet_ns
@@ -66,6 +73,11 @@ class Rules:
     device_grace_ns: int = 3_000_000_000
     adapter_grace_ns: int = 15_000_000_000
     reopen_ns: int = 10_000_000_000
+    flap_count: int = 3
+    flap_window_ns: int = 600_000_000_000
+    flap_quiet_ns: int = 60_000_000_000
+    together_min: int = 8
+    together_share: float = 0.6
     kind_wait_ns: int = 2_000_000_000
     corrupt_quiet_ns: int = 30_000_000_000
     confirm_ns: int = 60_000_000_000
@@ -76,9 +88,12 @@ class Rules:
 @dataclass(slots=True)
 class _Silence:
     start_ns: int
+    detected_ns: int
     score: float
     hold_ns: int
     incident: Live | None = None
+    waited: bool = False
+    """Its hold was lengthened once, or it is what is left of a wider incident."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +146,10 @@ class Incidents:
         self._ledger = Ledger(
             self.topology, first_id=first, reopen_ns=self.rules.reopen_ns, open_max=self.rules.open_max
         )
+        rule = self.rules
+        self._flaps = Flaps(
+            self._ledger, count=rule.flap_count, window_ns=rule.flap_window_ns, quiet_ns=rule.flap_quiet_ns
+        )
         self._restored = [self._ledger.restore(one) for one in restored]
         self._groups: dict[int, Groups] = {}
         self._silent: dict[int, _Silence] = {}
@@ -138,6 +157,8 @@ class Incidents:
         self._threshold_s: dict[int, float] = {}
         self._devices: dict[str, _Down] = {}
         self._adapters: dict[str, _Down] = {}
+        self._up_ns: dict[str, int] = {}
+        """When devices and adapters that were down last came up."""
         self._last: OrderedDict[tuple[int, int], int] = OrderedDict()
 
     @property
@@ -192,6 +213,7 @@ class Incidents:
         elif event.kind in {"device_up", "connected"}:
             known = self._adapters if session else self._devices
             if known.pop(event.node, None) is not None:
+                self._up_ns[event.node] = event.time_ns
                 self._up(event.node, max(event.time_ns, 0))
 
     def tick(self, now_ns: int) -> list[Incident]:
@@ -223,7 +245,12 @@ class Incidents:
         times += [d.due_ns for n, d in self._devices.items() if not self._covered(f"down:{n}")]
         times += [group.deadline() for group in self._groups.values()]
         for live in self._ledger.open.values():
-            times.append(live.last_ns + self.rules.corrupt_quiet_ns if live.kind == "corrupt" else live.confirm_ns)
+            if live.kind == "corrupt":
+                times.append(live.last_ns + self.rules.corrupt_quiet_ns)
+            elif live.quiet_ns and not live.ill:
+                times.append(live.last_ns + live.quiet_ns)
+            else:
+                times.append(live.confirm_ns)
         return min(times, default=NEVER)
 
     def open(self) -> list[Incident]:
@@ -257,8 +284,9 @@ class Incidents:
         if tag in self._silent or self._replayed(tag, Kind.SILENCE, start):
             return
         node = self.topology.node_of(tag)
-        hold = detected if node == NO_NODE else detected + self._wait_ns(tag, node)
-        self._silent[tag] = _Silence(start, score, hold)
+        wait_ns = self._wait_ns(tag, node) if node != NO_NODE else self._alone_ns()
+        hold = detected + wait_ns
+        self._silent[tag] = _Silence(start, detected, score, hold)
         self._pending[tag] = None
         self._tally.count(tag, judged=+(tag not in self._threshold_s), silent=1)
 
@@ -269,14 +297,36 @@ class Incidents:
         extra = round(max(0.0, max(others, default=0.0) - mine) * 1e9)
         return self.rules.group_wait_ns + min(extra, self.rules.sibling_wait_ns_max)
 
+    def _alone_ns(self) -> int:
+        """The wait of a tag that hangs nowhere: only when there are enough to fall silent together."""
+        return self.rules.kind_wait_ns if len(self._threshold_s) >= self.rules.together_min else 0
+
     def _came_back(self, tag: int, at_ns: int) -> None:
-        silence = self._silent.pop(tag, None)
+        silence = self._silent.get(tag)
         if silence is None:
             return
+        if (
+            tag in self._pending
+            and silence.incident is None
+            and not silence.waited
+            and self._lasted(tag, silence, at_ns)
+        ):
+            self._judge(tag, at_ns)
+        del self._silent[tag]
         self._pending.pop(tag, None)
         self._tally.count(tag, judged=-(tag not in self._threshold_s), silent=-1)
         if silence.incident is not None:
             self._well(silence.incident, tag, at_ns)
+
+    def _lasted(self, tag: int, silence: _Silence, at_ns: int) -> bool:
+        """Whether a silence that is over before its hold is was one of the tag itself, and no blink of its session."""
+        node = self.topology.node_of(tag)
+        adapter = self.topology.adapter_of.get(node, "")
+        above = [adapter, *(self.topology.names[n] for n in self.topology.up(node))]
+        blinked = any(
+            a in self._adapters or self._up_ns.get(a, silence.start_ns - 1) >= silence.start_ns for a in above
+        )
+        return not blinked and at_ns - silence.detected_ns >= self.rules.group_wait_ns
 
     def _judge(self, tag: int, now_ns: int) -> None:
         """Open or join an incident for a silent tag whose hold is over."""
@@ -289,8 +339,10 @@ class Incidents:
             return
         names = [self.topology.names[n] for n in self.topology.up(node)]
         explaining = self._tally.explain(node)
+        if node == NO_NODE and self._silent_together(tag, now_ns):
+            return
         for name in [*names, adapter]:
-            live = self._ledger.find("outage", name)
+            live = self._ledger.find("outage", name) or self._ledger.find("flapping", name)
             if live is not None:
                 self._join(live, tag)
                 wide_enough = explaining == NO_NODE or name not in names[: names.index(self.topology.names[explaining])]
@@ -299,11 +351,50 @@ class Incidents:
         if explaining != NO_NODE:
             self._outage(explaining, now_ns)
         elif silence.incident is None:
-            live = self._ledger.begin("silence", self.topology.tag_name(tag), silence.start_ns, now_ns, silence.score)
+            name = self.topology.tag_name(tag)
+            own_ns = round(self._threshold_s.get(tag, 0.0) * 1e9)
+            if self._ledger.find("hold", name) is not None and now_ns < silence.hold_ns + 1 and not silence.waited:
+                # It is known to be held back, and to come in the end.
+                silence.waited = True
+                silence.hold_ns = now_ns + 3 * max(own_ns, self.rules.group_wait_ns)
+                return
+            live = self._ledger.find("flapping", name)
             if live is not None:
-                live.detail = f"quiet for {silence.score:.1f} periods when found"
+                live.last_ns = now_ns
                 self._join(live, tag)
+            else:
+                live = self._ledger.begin("silence", name, silence.start_ns, now_ns, silence.score)
+                if live is not None:
+                    live.detail = f"quiet for {silence.score:.1f} periods when found"
+                    self._join(live, tag)
+                    self._joined(live, self._flaps.began(live, 40 * own_ns))
         self._pending.pop(tag, None)
+
+    def _joined(self, before: Live, after: Live) -> None:
+        """What kept one incident open keeps another open now."""
+        if before is not after:
+            for cause in after.ill:
+                if isinstance(cause, int) and cause in self._silent:
+                    self._silent[cause].incident = after
+
+    def _silent_together(self, tag: int, now_ns: int) -> bool:
+        """One incident for very many tags without a topology that fell silent at once; whether it is so."""
+        rules = self.rules
+        near = [
+            t for t in self._pending
+            if self.topology.node_of(t) == NO_NODE and self._silent[t].hold_ns <= now_ns + rules.kind_wait_ns
+        ]  # fmt: skip
+        if not together(len(near), len(self._threshold_s), rules.together_min, rules.together_share):
+            return False
+        name = common_node([self.topology.tag_name(t) for t in near])
+        first = self._silent[tag]
+        live = self._ledger.begin("outage", name, first.start_ns, now_ns, first.score)
+        if live is None:
+            return False
+        live.detail = f"{len(near)} of {len(self._threshold_s)} tags silent at once"
+        for each in near:
+            self._join(live, each)
+        return True
 
     def _outage(self, node: int, now_ns: int) -> None:
         """One outage of `node` for everything silent or down below it."""
@@ -312,7 +403,8 @@ class Incidents:
         under = {self.topology.names[n] for n in self._nodes(node)}
         parts = {x.id: x for x in (self._silent[t].incident for t in below) if x is not None and x.end_ns is None}
         parts |= {x.id: x for x in self._ledger.open.values() if x.kind == "outage" and x.node in under}
-        live = self._ledger.find("outage", name)
+        live = self._ledger.find("outage", name) or self._ledger.find("flapping", name)
+        fresh = live is None
         if live is None and parts:
             live = parts[min(parts)]
             self._ledger.rename(live, "outage", name)
@@ -326,6 +418,11 @@ class Incidents:
                 self._absorb(part, live, now_ns)
         for tag in below:
             self._join(live, tag)
+        if fresh:
+            flapping = self._flaps.began(live, 0)
+            self._joined(live, flapping)
+            if flapping is not live or live.kind == "flapping":
+                return
         live.detail = f"{self._tally.silent.get(node, 0)} of {self._tally.judged.get(node, 0)} tags silent"
 
     def _nodes(self, node: int) -> Iterable[int]:
@@ -348,7 +445,9 @@ class Incidents:
     def _well(self, live: Live, cause: int | str, at_ns: int) -> None:
         """One of the things that kept it open is over."""
         live.ill.discard(cause)
-        if live.end_ns is None and len(live.ill) <= self.rules.back_share * live.peak:
+        if live.quiet_ns:
+            live.last_ns = max(live.last_ns, at_ns)
+        elif live.end_ns is None and len(live.ill) <= self.rules.back_share * live.peak:
             self._close(live, at_ns)
 
     # -- events -------------------------------------------------------------------------------------------------
@@ -490,8 +589,29 @@ class Incidents:
                 back_share=rules.back_share,
                 wait_ns=rules.kind_wait_ns,
                 close=self._ledger.close,
+                own_wait_ns=self._own_wait_ns if kind in {Kind.SLOW, Kind.BURST} else None,
+                all_of=lambda: len(self._threshold_s),
+                together_min=rules.together_min,
+                together_share=rules.together_share,
+                opened=self._hold_opened if kind == Kind.HOLD else None,
             )
         return found
+
+    def _own_wait_ns(self, tag: int) -> int:
+        """A changed schedule shows at its own pace."""
+        return round(self._threshold_s.get(tag, 0.0) * 1e9)
+
+    def _hold_opened(self, live: Live) -> None:
+        """What fell silent while it was held back is a part of that."""
+        flapping = self._ledger.find("flapping", live.node)
+        for part in [*self._flaps.parts("silence", live.node), *([flapping] if flapping else [])]:
+            if part.parent is None and part is not live:
+                end_ns = part.end_ns if part.end_ns is not None else live.detected_ns
+                for cause in part.ill:
+                    if isinstance(cause, int) and cause in self._silent:
+                        self._silent[cause].incident = None
+                part.ill = set()
+                self._ledger.absorb(part, live, end_ns)
 
     # -- endings ------------------------------------------------------------------------------------------------
 
@@ -508,6 +628,7 @@ class Incidents:
                 # Still silent after the common cause went: give it its own rhythm's time to come back.
                 silence = self._silent[cause]
                 silence.incident = None
+                silence.waited = True
                 wait_s = max(self._threshold_s.get(cause, 0.0), 10.0)
                 silence.hold_ns = at_ns + round(wait_s * 1e9) + self.rules.group_wait_ns
                 self._pending[cause] = None
@@ -516,6 +637,9 @@ class Incidents:
     def _expire(self, live: Live, now_ns: int) -> None:
         if live.kind == "corrupt":
             if now_ns - live.last_ns >= self.rules.corrupt_quiet_ns:
+                self._close(live, live.last_ns)
+        elif live.quiet_ns and not live.ill:
+            if now_ns - live.last_ns >= live.quiet_ns:
                 self._close(live, live.last_ns)
         elif live.confirm_ns <= now_ns:
             self._close(live, now_ns)

@@ -22,7 +22,8 @@ CHANGE_DTYPE = np.dtype(
 )
 """One change of one condition of one tag.
 
-`start_ns` is when the condition began and stays the same in the record that ends it; `detected_ns` is when this change
+`start_ns` is when the condition began, as well as the record of a tag tells (within a few of its periods); in the record
+that ends one it is the end, but for a silence. `detected_ns` is when this change
 became known, in receive time, whatever the size of the batches: for an ending it is the end. Times are ns since
 1970-01-01 UTC. `score` grows with the evidence; for `Kind.ARMED` it is the silence threshold in seconds.
 """

@@ -35,6 +35,8 @@ class Live:
     count: int = 0
     confirm_ns: int = NEVER
     """A restored incident must be confirmed by then, ns."""
+    quiet_ns: int = 0
+    """A flapping one ends after so long without a beginning, ns."""
 
     def add(self, cause: int | str) -> None:
         """One more thing that keeps it open."""
@@ -45,6 +47,8 @@ class Live:
 
 DETECTION_NS = 300_000_000_000
 """A condition may be detected so long after it began; ended incidents can be continued for that much longer."""
+QUIET_NS = 600_000_000_000
+"""A flapping incident restored after a restart ends after so long without a beginning, ns."""
 ENDED_MAX = 1000
 """Ended incidents remembered for `Ledger.all`."""
 
@@ -107,11 +111,21 @@ class Ledger:
         self.touch(live)
         return live
 
+    def again(self, live: Live) -> None:
+        """Take up one that had ended."""
+        if live.end_ns is not None:
+            live.end_ns = None
+            live.peak = 0
+            if self._recent.get((live.kind, live.node)) is live:
+                del self._recent[live.kind, live.node]
+            self.touch(live)
+
     def restore(self, one: Incident) -> Live:
         """Continue an incident read from the store."""
         live = Live(one.incident, one.node, one.kind, one.start_ns, one.detected_ns, one.score, detail=one.detail)
         live.names = one.tags
         live.last_ns = one.detected_ns
+        live.quiet_ns = QUIET_NS if one.kind == "flapping" else 0
         self.open[one.kind, one.node] = live
         self.next_id = max(self.next_id, one.incident + 1)
         return live

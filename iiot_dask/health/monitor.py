@@ -17,14 +17,16 @@ import numpy.typing as npt
 from iiot_dask.core.batch import Batch
 from iiot_dask.core.errors import ChecksumError, DataError, VersionError
 from iiot_dask.core.quality import Quality
-from iiot_dask.health import charts, kernel
+from iiot_dask.health import kernel
 from iiot_dask.health.kinds import CHANGE_DTYPE, Kind
+from iiot_dask.health.migrate import from_version_2
+from iiot_dask.health.record import NO_SEQ, STATE_DTYPE, UNSEEN, fresh
 
 MAGIC = b"IIHM"
-VERSION = 2
+VERSION = 3
 _HEADER = struct.Struct("<4sHHIIQqqq")
 _CRC = struct.Struct("<I")
-_ITEM = kernel.STATE_DTYPE.itemsize + charts.CLOCK_DTYPE.itemsize + charts.CELLS * charts.CELL_DTYPE.itemsize
+_ITEM = STATE_DTYPE.itemsize
 
 ROWS_MAX = 1 << 28
 """Most tags of one shard."""
@@ -118,26 +120,9 @@ def _mask(knobs: Knobs) -> int:
     return sum(1 << kind for kind in knobs.kinds)
 
 
-def _fresh(rows: int) -> npt.NDArray[np.void]:
-    out = np.zeros(rows, kernel.STATE_DTYPE)
-    out["rx"] = out["time"] = kernel.UNSEEN
-    out["due"] = kernel.NEVER
-    return out
-
-
-def _fresh_clocks(rows: int) -> npt.NDArray[np.void]:
-    out = np.zeros(rows, charts.CLOCK_DTYPE)
-    out["seq"] = charts.NO_SEQ
-    return out
-
-
-def _fresh_bank(rows: int) -> npt.NDArray[np.void]:
-    return np.zeros((rows, charts.CELLS), charts.CELL_DTYPE)
-
-
 @dataclass(slots=True)
 class Monitor:
-    """Health of the tags with ``tag % shards == shard``; 397 bytes a tag, grown as tags appear.
+    """Health of the tags with ``tag % shards == shard``; 128 bytes a tag, grown as tags appear.
 
     Parameters
     ----------
@@ -167,14 +152,12 @@ class Monitor:
     shard: int
     shards: int
     knobs: Knobs = field(default_factory=Knobs)
-    state: npt.NDArray[np.void] = field(default_factory=lambda: _fresh(0))
-    clocks: npt.NDArray[np.void] = field(default_factory=lambda: _fresh_clocks(0))
-    bank: npt.NDArray[np.void] = field(default_factory=lambda: _fresh_bank(0))
+    state: npt.NDArray[np.void] = field(default_factory=lambda: fresh(0))
     rows: int = 0
     """Tags in use: highest local index + 1."""
-    heard_ns: int = kernel.UNSEEN
-    """Newest receive time of any tag, ns; `kernel.UNSEEN` at first."""
-    swept_ns: int = kernel.UNSEEN
+    heard_ns: int = UNSEEN
+    """Newest receive time of any tag, ns; `UNSEEN` at first."""
+    swept_ns: int = UNSEEN
     """Newest `now_ns` given, ns: how far this program has been looking."""
     excused_ns: int = 0
     """Stall time forgiven so far, ns."""
@@ -193,7 +176,7 @@ class Monitor:
             seq = _seq(batch)
             out = np.empty(kernel.ROW_CHANGES * len(batch), CHANGE_DTYPE)
             n = kernel.update_kernel(
-                self.state, self.clocks, self.bank, local, batch.tag, batch.time, batch.value, batch.quality, seq, received,
+                self.state, self.state.view(np.uint16).reshape(-1, 64), self.state.view(np.uint8).reshape(-1, 128), local, batch.tag, batch.time, batch.value, batch.quality, seq, received,
                 _MUTE, _record(self.knobs), out,
             )  # fmt: skip
             parts.append(out[:n].copy())
@@ -223,7 +206,7 @@ class Monitor:
         """Note how far the caller is; forgive everybody the time in which it was not looking."""
         before, self.swept_ns = self.swept_ns, max(self.swept_ns, now_ns)
         step = now_ns - before
-        if before == kernel.UNSEEN or not 0 < self.knobs.stall_ns < step:
+        if before == UNSEEN or not 0 < self.knobs.stall_ns < step:
             return np.empty(0, CHANGE_DTYPE)
         span = step + (self.knobs.restart_ns if step > self.knobs.grace_ns else 0)
         kernel.excuse_kernel(self.state[: self.rows], span)
@@ -233,9 +216,7 @@ class Monitor:
     def conditions(self) -> npt.NDArray[np.void]:
         """What holds now as changes (armed, silent, …): tells a new incident engine where things stand."""
         out = np.empty(kernel.ROW_CHANGES * self.rows, CHANGE_DTYPE)
-        n = kernel.conditions_kernel(
-            self.state[: self.rows], self.clocks, self.bank, self.shard, self.shards, _mask(self.knobs), out
-        )
+        n = kernel.conditions_kernel(self.state[: self.rows], self.shard, self.shards, _mask(self.knobs), out)
         return out[:n].copy()
 
     def _room(self, rows: int) -> None:
@@ -244,11 +225,9 @@ class Monitor:
             raise DataError(msg)
         if rows > len(self.state):
             size = max(rows, 2 * len(self.state), 64)
-            state, clocks, bank = _fresh(size), _fresh_clocks(size), _fresh_bank(size)
+            state = fresh(size)
             state[: self.rows] = self.state[: self.rows]
-            clocks[: self.rows] = self.clocks[: self.rows]
-            bank[: self.rows] = self.bank[: self.rows]
-            self.state, self.clocks, self.bank = state, clocks, bank
+            self.state = state
         self.rows = max(self.rows, rows)
 
     def to_bytes(self) -> bytes:
@@ -257,7 +236,7 @@ class Monitor:
             MAGIC, VERSION, _ITEM, self.shard, self.shards, self.rows, self.heard_ns, self.swept_ns,
             self.excused_ns,
         )  # fmt: skip
-        body = head + b"".join(part[: self.rows].tobytes() for part in (self.state, self.clocks, self.bank))
+        body = head + self.state[: self.rows].tobytes()
         return body + _CRC.pack(zlib.crc32(body))
 
     @classmethod
@@ -279,23 +258,21 @@ class Monitor:
         if zlib.crc32(body) != _CRC.unpack_from(payload, len(body))[0]:
             msg = f"health state of {len(payload)} bytes fails its CRC-32: damaged since it was written"
             raise ChecksumError(msg)
-        if version != VERSION or item != _ITEM:
-            msg = f"health state has version {version} with {item} bytes a tag; this program reads version {VERSION}"
+        if version == 2:
+            state = from_version_2(body[_HEADER.size :], rows)
+        elif version == VERSION and item == _ITEM:
+            state = fresh(rows)
+            state[:] = np.frombuffer(body, STATE_DTYPE, count=rows, offset=_HEADER.size)
+        else:
+            msg = f"health state has version {version} with {item} bytes a tag; this program reads versions 2 and {VERSION}"
             raise VersionError(msg)
-        at = _HEADER.size
-        state = np.frombuffer(body, kernel.STATE_DTYPE, count=rows, offset=at).copy()
-        at += state.nbytes
-        clocks = np.frombuffer(body, charts.CLOCK_DTYPE, count=rows, offset=at).copy()
-        at += clocks.nbytes
-        bank = np.frombuffer(body, charts.CELL_DTYPE, count=rows * charts.CELLS, offset=at)
-        bank = bank.reshape(rows, charts.CELLS).copy()
-        return cls(shard, shards, knobs or Knobs(), state, clocks, bank, rows, heard, swept, excused)
+        return cls(shard, shards, knobs or Knobs(), state, rows, heard, swept, excused)
 
 
 def _seq(batch: Batch) -> npt.NDArray[np.uint64]:
-    """Sequence numbers, `charts.NO_SEQ` where there is none."""
+    """Sequence numbers, `record.NO_SEQ` where there is none."""
     column = batch.data.column("seq")
     if column.null_count == len(column):
-        return np.full(len(column), charts.NO_SEQ)
-    filled: npt.NDArray[np.uint64] = column.fill_null(int(charts.NO_SEQ)).to_numpy(zero_copy_only=False)
+        return np.full(len(column), NO_SEQ)
+    filled: npt.NDArray[np.uint64] = column.fill_null(int(NO_SEQ)).to_numpy(zero_copy_only=False)
     return filled

@@ -63,7 +63,9 @@ class Score:
             slack = round(label.period_s * 1e9)
             near = {id(r): r for name in (label.node, *label.tags) for r in of.get(name, ())}
             fits = [
-                r for r in near.values() if label.start_ns - slack <= r["detected"] <= label.end_ns + 2 * slack + 1_000_000_000
+                r
+                for r in near.values()
+                if label.start_ns - slack <= r["detected"] <= label.end_ns + 2 * slack + 1_000_000_000
             ]
             explained |= {id(r) for r in fits}
             self._event(label, sorted(fits, key=lambda r: r["detected"]))
@@ -115,7 +117,7 @@ class Score:
         return {
             "events": sum(self.events.values()),
             "recall": round(self.recall(), 4),
-            "worst_recall": min((k["recall"] for k in kinds.values()), default=1.0),
+            "worst_recall": min((round(self.found[k] / n, 4) for k, n in self.events.items()), default=1.0),
             "named": round(self.named_share(), 4),
             "precision": round(self.precision(), 4),
             "incidents": self.incidents,

@@ -8,7 +8,7 @@ report on others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -44,22 +44,19 @@ class Rows:
     sigma: float
     jitter_s: float
     signal: str
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def take(self, at: npt.NDArray[np.integer] | Mask) -> Rows:
         """The rows at these positions."""
-        return self._with(*(getattr(self, n)[at] for n in _COLUMNS))
+        return replace(self, **{name: getattr(self, name)[at] for name in _COLUMNS})
 
     def join(self, other: Rows) -> Rows:
         """Both, in no order."""
-        return self._with(*(np.append(getattr(self, n), getattr(other, n)) for n in _COLUMNS))
+        both: dict[str, Any] = {n: np.append(getattr(self, n), getattr(other, n)) for n in _COLUMNS}
+        return replace(self, **both)
 
     def ordered(self) -> Rows:
         """In order of arrival."""
         return self.take(np.argsort(self.received, kind="stable"))
-
-    def _with(self, *columns: npt.NDArray[Any]) -> Rows:
-        return Rows(*columns, self.period, self.sigma, self.jitter_s, self.signal, dict(self.extra))
 
 
 _COLUMNS = ("time", "received", "value", "smooth", "quality", "seq")
@@ -104,10 +101,10 @@ def healthy(count: int, rng: np.random.Generator, signal: str | None = None) -> 
 
 def _signal(signal: str, n: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Floats, Floats, float]:
     """(value, value without noise, standard deviation of the noise) of a kind of signal."""
-    count, level, sigma = len(n), rng.uniform(10, 100), rng.uniform(0.2, 2.0)
+    count, level, sigma = len(n), float(rng.uniform(10, 100)), float(rng.uniform(0.2, 2.0))
     if signal == "setpoint":
         steps = np.cumsum(rng.random(count) < 0.001)
-        value = (level + 5.0 * rng.integers(-3, 4, int(steps[-1]) + 1))[steps]
+        value = np.asarray(level + 5.0 * rng.integers(-3, 4, int(steps[-1]) + 1), np.float64)[steps]
         return value, value, 0.0
     if signal == "state":
         value = (np.cumsum(rng.random(count) < 0.02) % 2).astype(np.float64)
@@ -123,4 +120,3 @@ def _signal(signal: str, n: npt.NDArray[np.int64], rng: np.random.Generator) -> 
     value = smooth + sigma * noise
     step = sigma * rng.uniform(0.1, 0.6) if signal == "quantised" else 1e-3
     return np.round(value / step) * step, smooth, sigma
-

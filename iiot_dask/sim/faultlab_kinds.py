@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from iiot_dask.core.quality import Quality
-from iiot_dask.sim.faultlab import Floats, Mask, Rows, healthy
+from iiot_dask.sim.faultlab import Mask, Rows, healthy
 
 Fault = Callable[[Rows, Mask, float, np.random.Generator], Rows]
 """(rows, which rows are in the fault's time, strength 0..1, randomness) -> rows as they arrive, in any order."""

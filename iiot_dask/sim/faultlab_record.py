@@ -115,7 +115,9 @@ def faulty_record(
     return Record(_frame(names, parts), tree(names), tuple(labels))
 
 
-_MUTE_VALUE = frozenset({"silence", "flapping", "schema_change", "corrupt", "clock_stuck", "bad_quality", "identity", "epoch"})
+_MUTE_VALUE = frozenset(
+    {"silence", "flapping", "schema_change", "corrupt", "clock_stuck", "bad_quality", "identity", "epoch"}
+)
 """Kinds that leave too little of the value for a second fault in it."""
 
 
@@ -159,7 +161,13 @@ def shift_record(tags: int = 60, samples: int = 1600, *, seed: int) -> Record:
         parts.append(rows)
         names.append(name)
     label = Label(
-        "site/gateway0/device0", "schedule_change", round(when * S), round(END_S * S), tuple(members), 30.0, harmless=True
+        "site/gateway0/device0",
+        "schedule_change",
+        round(when * S),
+        round(END_S * S),
+        tuple(members),
+        30.0,
+        harmless=True,
     )
     return Record(_frame(names, parts), tree(names), (label,))
 
