@@ -164,6 +164,8 @@ class Router:
         if self.override is not None and self.override not in PATHS:
             msg = f"router override {self.override!r}; {', '.join(PATHS)} are allowed"
             raise ConfigError(msg)
+        if self.override is not None:
+            self.path = self.override
 
     def observe(self, rows: int, busy_s: float, now_ns: int) -> None:
         """Take note of a step: rows, how long it kept a core busy, the monotonic time it ended at."""

@@ -9,15 +9,12 @@ import pytest
 from flow_rows import STAMP, S
 
 from iiot_dask.flow import pipeline
+import itertools
 
+RANDOM = random.Random(5)
 ROWS = [
-    (t, v)
-    for r in [random.Random(5)]
-    for t, v in zip(
-        sorted({round(r.uniform(0, 200), 1) for _ in range(150)} | {300.0, 300.5, 420.0}),
-        iter(lambda: float(r.randrange(20)), None),
-        strict=False,
-    )
+    (t, float(RANDOM.randrange(20)))
+    for t in sorted({round(RANDOM.uniform(0, 200), 1) for _ in range(150)} | {300.0, 300.5, 420.0})
 ]
 
 
@@ -87,7 +84,7 @@ def test_sessions():
 def test_resample(rule):
     out = run(pipeline().resample("2s", rule, gap="60s"))
     wanted = []
-    for (t, v), (u, w) in zip(ROWS, ROWS[1:], strict=False):
+    for (t, v), (u, w) in itertools.pairwise(ROWS):
         point = math.ceil(round(t / 2, 9)) * 2
         while point < u and u - t <= 60:
             wanted.append((point, v if rule == "step" else v + (w - v) * (point - t) / (u - t)))
@@ -97,7 +94,7 @@ def test_resample(rule):
 
 def test_rates_counters_and_durations():
     out = run(pipeline().rate("1m"))
-    wanted = [(u, (w - v) / (u - t) * 60) for (t, v), (u, w) in zip(ROWS, ROWS[1:], strict=False)]
+    wanted = [(u, (w - v) / (u - t) * 60) for (t, v), (u, w) in itertools.pairwise(ROWS)]
     assert [pytest.approx(w) for w in wanted] == list(out.select("time", "value").iter_rows())
     counted = run(pipeline().counter(100), [(0, 90), (1, 95), (2, 3), (3, 10), (4, 5), (5, 6)])
     assert counted["value"].to_list() == [0, 5, 13, 20, 25, 26]  # 95 -> 3 rolls over, 10 -> 5 is a restart at 5
@@ -107,7 +104,18 @@ def test_rates_counters_and_durations():
 
 def test_thresholds_and_conditions_that_last():
     rows = [(0, 1), (1, 9), (2, 6), (3, 9), (4, 3), (5, 6), (6, 8), (7, 8), (8, 8), (9, 2)]
-    assert run(pipeline().threshold(8, 5), rows)["active"].to_list() == [False, True, True, True, False, False, True, True, True, False]
+    assert run(pipeline().threshold(8, 5), rows)["active"].to_list() == [
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
     lasting = run(pipeline().lasting("2s", above=5), rows)
     assert lasting.select("time", "top").rows() == [(3.0, 9.0), (7.0, 8.0)]
 
