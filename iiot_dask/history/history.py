@@ -16,7 +16,7 @@ import numpy.typing as npt
 from iiot_dask.core.clock import Clock, SystemClock
 from iiot_dask.core.errors import CapacityError, ConfigError
 from iiot_dask.core.times import SpanLike, TimeLike, span_ns, time_ns
-from iiot_dask.history import block, delta, layout
+from iiot_dask.history import block, delta, intake, layout
 from iiot_dask.history import compact as compaction
 from iiot_dask.history.export import Exported, Progress, export
 from iiot_dask.history.index import Index
@@ -348,17 +348,72 @@ class History(Queries):
         start: TimeLike | None = None,
         end: TimeLike | None = None,
         progress: Progress | None = None,
+        *,
+        partition: str | None = None,
+        resume: bool = False,
     ) -> Exported:
-        """Write samples as plain Parquet (tag, time, value, quality) into the new or empty directory `path`.
+        """Write the committed samples as plain Parquet (tag, time, value, quality) into the new or empty directory `path`.
+
+        Parameters
+        ----------
+        progress
+            Called with (samples done, samples).
+        partition
+            None: files of some million samples, by tag then time; ``"day"`` or ``"month"`` (UTC): a folder each, as Hive does.
+        resume
+            Go on with an export of the same question that was interrupted; it reads the version the first try read.
 
         Raises
         ------
         ConfigError
-            If the directory is not empty.
+            If the directory is not empty, or holds another export.
         CapacityError
-            If it can not be made.
+            If the disk refuses.
         """
-        return export(self, Path(path), tags, start, end, progress)
+        return export(self, Path(path), tags, start, end, progress, partition=partition, resume=resume)
+
+    def import_(
+        self,
+        source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        columns: intake.Columns | None = None,
+        dry_run: bool = False,
+        resume: bool = True,
+        progress: Progress | None = None,
+    ) -> intake.Imported:
+        """Take in Parquet and CSV files, long (tag, time, value[, quality]) or wide (time and a column a tag).
+
+        Rows that can not be samples are left out and counted by reason with examples; everything else is stored.
+
+        Parameters
+        ----------
+        source
+            A file, a folder, a glob, or several.
+        columns
+            Names of the columns, the time zone of times without one, the unit of times that are whole numbers.
+        dry_run
+            Check everything and write nothing.
+        resume
+            Go on where an import of the same, unchanged files was interrupted.
+        progress
+            Called with (rows read, rows).
+
+        Raises
+        ------
+        ConfigError
+            If there are no such files, or a column, zone or unit is missing.
+        DataError
+            If a file can not be read.
+        """
+        given = [source] if isinstance(source, (str, os.PathLike)) else list(source)
+        return intake.take(
+            self,
+            [Path(p) for p in given],
+            columns or intake.Columns(),
+            dry_run=dry_run,
+            resume=resume,
+            progress=progress,
+        )
 
     def _repr_html_(self) -> str:
         return self.info()._repr_html_()
