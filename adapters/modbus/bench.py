@@ -14,7 +14,7 @@ from iiot_dask.adapter.bench import Bench, LoopThread
 
 WORDS = 100
 """Holding registers it has, from 0; beyond them it answers exception 2."""
-POISONS_MAX = 64
+POISONS_MAX = 4
 
 
 class ModbusBench(Bench):
