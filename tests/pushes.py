@@ -1,6 +1,7 @@
 """An adapter that is written to, read and acknowledged by a pretended host, on a loop of its own."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import tomli_w
 
@@ -41,8 +43,9 @@ def context(kind, secrets=None, **keys):
 class Running:
     """The adapter in a thread; `rows` are (tag, time, value, quality) that came, acknowledged while `durable` is set."""
 
-    def __init__(self, adapter, durable=True):
+    def __init__(self, adapter, durable=True, position=None):
         self.adapter = adapter
+        self.position = position
         self.durable = threading.Event()
         if durable:
             self.durable.set()
@@ -78,14 +81,18 @@ class Running:
 
     async def _run(self):
         try:
-            await self.adapter.open(None)
+            await self.adapter.open(self.position)
             self._ready.set()
             await self._read()
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 -- raised by `stop`
             self.failure = error
         finally:
             self._ready.set()
             await self.adapter.close()
+
+    async def halted(self):
+        """Until `stop`."""
+        await asyncio.to_thread(self._halt.wait)
 
     async def _read(self):
         owed = None
@@ -102,7 +109,20 @@ class Running:
             owed = poll.position or owed
             if owed is not None and self.durable.is_set():
                 await self.adapter.acknowledge(owed)
-                owed = None
+                self.position, owed = owed, None
+
+
+@contextlib.contextmanager
+def stubborn(kind, port, token):
+    """`stubborn.py` while the body runs."""
+    program = Path(__file__).with_name("stubborn.py")
+    sender = subprocess.Popen([sys.executable, program, kind, str(port), token])
+    try:
+        yield
+        assert sender.poll() is None, "the sender has ended"
+    finally:
+        sender.kill()
+        sender.wait()
 
 
 def post(url, body, headers=None, method="POST", timeout=DEADLINE_S):

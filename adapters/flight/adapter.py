@@ -17,6 +17,9 @@ from ..common.tags import Tags
 from .inbox import Inbox
 from .options import Options
 
+GRACE_S = 3.0
+"""Longest wait, at a stop, for senders to end their streams."""
+
 
 class FlightAdapter:
     """Takes Arrow batches; a put is acknowledged once it is on disk. See README.md beside this file."""
@@ -148,12 +151,20 @@ class FlightAdapter:
         self._running().acknowledge(position)
 
     async def close(self) -> None:
-        """Tell everyone who still waits, and stop listening."""
+        """Tell everyone who still waits, and stop listening.
+
+        A sender that neither sends nor ends its stream can not be cut off by Flight; after `GRACE_S` it is left to the
+        end of this process.
+        """
+        why = f"adapter {self._name!r} stops; what was not acknowledged is to be sent again"
         if self._inbox is not None:
-            self._inbox.close(f"adapter {self._name!r} stops; what was not acknowledged is to be sent again")
+            self._inbox.close(why)
         if self._server is not None:
             server, self._server = self._server, None
-            await asyncio.to_thread(server.shutdown)
+            server.hang_up(why)
+            ended = threading.Thread(target=server.shutdown, name="flight-shutdown", daemon=True)
+            ended.start()
+            await asyncio.to_thread(ended.join, GRACE_S)
 
     @classmethod
     async def check(cls, context: Context) -> list[str]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 import orjson
 import pyarrow as pa
-import pyarrow.flight as flight
+from pyarrow import flight
 
 from iiot_dask.core.errors import CapacityError, RemoteAdapterError, SchemaError
 
@@ -72,6 +73,8 @@ class EdgeClient:
         self._rows = 0
         self._last: int | None = None
         self._changed = threading.Condition()
+        # gRPC takes one write at a time, and the end of writing is one.
+        self._writing = threading.Lock()
         self._client: Any = None
         self._writer: Any = None
         self._hearing: threading.Thread | None = None
@@ -139,10 +142,10 @@ class EdgeClient:
         writer, self._writer = self._writer, None
         if writer is not None:
             try:
-                writer.done_writing()
+                with self._writing:
+                    writer.done_writing()
                 if self._hearing is not None:
                     self._hearing.join(self._timeout_s)
-                writer.close()
             except (pa.ArrowException, OSError) as error:
                 # Everything that matters was acknowledged by `flush`; why the goodbye failed is kept.
                 self._broken = error
@@ -152,30 +155,36 @@ class EdgeClient:
 
     # -- the connection ----------------------------------------------------------------------------------------------
 
-    def _until(self, done: Any, mend: Any) -> None:
-        """Wait until `done()`, mending the connection when it breaks."""
-        deadline = time.monotonic() + self._timeout_s
-        delay = BACKOFF_MIN_S
+    def _until(self, done: Callable[[], bool], mend: Callable[[], None]) -> None:
+        """Wait until `done()`, mending the connection when it breaks; each try after one that gained nothing waits longer."""
+        deadline, delay, before = time.monotonic() + self._timeout_s, BACKOFF_MIN_S, self.durable
+        mended = False
         while True:
-            if self._writer is None and self._held or self._client is None or self._broken is not None:
-                try:
-                    mend()
-                    delay = BACKOFF_MIN_S
-                except (flight.FlightError, pa.ArrowException, OSError) as error:
-                    raise_if_final(error)
-                    if time.monotonic() + delay > deadline:
-                        msg = f"{self.location} was not reached for {self._timeout_s:g} s: {error}"
-                        raise RemoteAdapterError(msg) from error
-                    time.sleep(delay)
-                    delay = min(2 * delay, BACKOFF_MAX_S)
-                    continue
             with self._changed:
-                if self._changed.wait_for(lambda: done() or self._broken is not None, max(0.0, deadline - time.monotonic())):
-                    if self._broken is None or done():
-                        return
-                    continue
-            msg = f"{self._rows} rows were not acknowledged within {self._timeout_s:g} s by {self.location}"
-            raise CapacityError(msg)
+                left = max(0.0, deadline - time.monotonic())
+                if self._client is not None:
+                    self._changed.wait_for(lambda: self._broken is not None or done(), left)
+                broken = self._broken
+                if self._client is not None and broken is None and done():
+                    return
+            if self._client is not None and broken is None:
+                msg = f"{self._rows} rows were not acknowledged within {self._timeout_s:g} s by {self.location}"
+                raise CapacityError(msg)
+            if broken is not None:
+                raise_if_final(broken)
+            if time.monotonic() + delay > deadline:
+                msg = f"{self.location} was not reached for {self._timeout_s:g} s: {broken}"
+                raise RemoteAdapterError(msg) from broken
+            if mended:
+                time.sleep(delay)
+                delay = BACKOFF_MIN_S if self.durable != before else min(2 * delay, BACKOFF_MAX_S)
+            mended, before = True, self.durable
+            try:
+                mend()
+            except (pa.ArrowException, OSError) as error:
+                raise_if_final(error)
+                with self._changed:
+                    self._broken = error
 
     def _connect(self) -> None:
         if self._client is not None:
@@ -185,17 +194,16 @@ class EdgeClient:
         position = orjson.loads(answer.body.to_pybytes())["position"]
         with self._changed:
             self._broken = None
-            if position is not None:
-                self._settle(position)
+            self._settle(position)
 
     def _mend(self) -> None:
         """Connect again and send what the adapter does not have."""
-        if self._broken is not None:
-            raise_if_final(self._broken)
         self.reconnects += 1
         self._writer = None
         self._connect()
-        for position, batch in list(self._held):
+        with self._changed:
+            held = list(self._held)
+        for position, batch in held:
             self._put(position, batch)
 
     def _put(self, position: int, batch: pa.RecordBatch) -> None:
@@ -209,7 +217,8 @@ class EdgeClient:
                     target=self._hear, args=(reader, self._writer), name=f"flight-{self.stream}", daemon=True
                 )
                 self._hearing.start()
-            self._writer.write_with_metadata(batch, b"%d" % position)
+            with self._writing:
+                self._writer.write_with_metadata(batch, b"%d" % position)
         except (pa.ArrowException, OSError) as error:
             with self._changed:
                 self._broken = self._broken or error
@@ -220,8 +229,13 @@ class EdgeClient:
         why: Exception = RemoteAdapterError(f"{self.location} ended the stream")
         try:
             while (told := reader.read()) is not None:
+                message = orjson.loads(told.to_pybytes())
                 with self._changed:
-                    self._settle(orjson.loads(told.to_pybytes())["position"])
+                    self._settle(message["position"])
+                if "closing" in message:
+                    why = RemoteAdapterError(message["closing"])
+                    with self._writing:
+                        writer.done_writing()
             # Says why, where there is a reason.
             writer.close()
         except (pa.ArrowException, OSError) as error:
@@ -231,11 +245,13 @@ class EdgeClient:
                 self._broken = why
             self._changed.notify_all()
 
-    def _settle(self, position: int) -> None:
+    def _settle(self, position: int | None) -> None:
         """Everything up to `position` is durable; the lock is held."""
+        if position is None:
+            return
         if self.durable is None or position > self.durable:
             self.durable = position
-        while self._held and self._held[0][0] <= self.durable:
+        while self._held and self.durable is not None and self._held[0][0] <= self.durable:
             self._rows -= self._held.popleft()[1].num_rows
         self._changed.notify_all()
 

@@ -84,7 +84,9 @@ class Columns:
         self._known: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._reasons: dict[int, str] = {}
 
-    def rows(self, batch: pa.RecordBatch, received_ns: int, memory: Memory | None = None) -> tuple[Rows, dict[str, int]]:
+    def rows(
+        self, batch: pa.RecordBatch, received_ns: int, memory: Memory | None = None
+    ) -> tuple[Rows, dict[str, int]]:
         """The rows of a batch of a checked schema, and how many are left out for which reason.
 
         Parameters
@@ -125,9 +127,7 @@ class Columns:
         if good.all():
             return rows, {}
         at = np.flatnonzero(good)
-        kept = Rows(
-            tag[at], time[at], value[at], quality[at], rows.received[at], None if seq is None else seq[at]
-        )
+        kept = Rows(tag[at], time[at], value[at], quality[at], rows.received[at], None if seq is None else seq[at])
         return kept, {why: count for why, count in refused.items() if count}
 
     def _tag(self, column: pa.Array, memory: Memory | None) -> tuple[npt.NDArray[np.int64], dict[str, int]]:

@@ -157,9 +157,7 @@ class Inbox:
         return Rows.concat([part for part in parts if len(part)]), position
 
     def _text(self, number: int) -> str:
-        return orjson.dumps(
-            {"version": VERSION, "mark": self._mark, "put": number, "streams": self._covered}
-        ).decode()
+        return orjson.dumps({"version": VERSION, "mark": self._mark, "put": number, "streams": self._covered}).decode()
 
     def acknowledge(self, position: str) -> None:
         """Everything up to `position` is on disk."""

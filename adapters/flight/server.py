@@ -2,7 +2,7 @@
 
 A put is one record batch. Its metadata, decimal digits, is its position in its stream; what comes back as put metadata
 is JSON, ``{"position": p, "puts": n}``: everything up to position `p`, the first `n` puts of this connection, is on
-disk. Two of them may be told as one.
+disk. Two of them may be told as one. With a key ``closing`` the adapter stops: the sender is to end its stream.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.flight as flight
+from pyarrow import flight
 
 from iiot_dask.adapter.contract import EventKind
 from iiot_dask.core.clock import Clock
@@ -34,7 +34,7 @@ class Gate(flight.ServerMiddlewareFactory):  # type: ignore[misc]  # pyarrow has
     def __init__(self, token: str) -> None:
         self._right = f"bearer {token}".encode()
 
-    def start_call(self, info: Any, headers: dict[str, list[str]]) -> None:
+    def start_call(self, info: Any, headers: dict[str, list[Any]]) -> None:
         """Look at one call's headers.
 
         Raises
@@ -86,6 +86,8 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no t
         self._rows_max = rows_max
         self._slots = threading.BoundedSemaphore(connections_max)
         self._connections_max = connections_max
+        self._open: dict[int, Receipt] = {}
+        self._closing = ""
         # One put at a time is turned into rows: they share the table of tags.
         self._turn = threading.Lock()
 
@@ -116,11 +118,15 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no t
             self._tell("rejected", f"put refused: {error}", 1)
             raise flight.FlightServerError(str(error)) from error
         receipt = Receipt()
+        self._open[id(receipt)] = receipt
+        if self._closing:
+            # Seen by `hang_up` or by us, whichever comes later.
+            receipt.fail(self._closing)
         over = threading.Event()
-        acknowledging = threading.Thread(
-            target=acknowledge, args=(receipt, writer, over), name="flight-acknowledge", daemon=True
-        )
-        acknowledging.start()
+        quiet = threading.Event()
+        threading.Thread(
+            target=acknowledge, args=(receipt, writer, over, quiet), name="flight-acknowledge", daemon=True
+        ).start()
         try:
             self._take(reader, stream, receipt)
             with receipt.changed:
@@ -136,10 +142,18 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no t
             self._tell("rejected", f"put refused: {error}", 1)
             raise flight.FlightServerError(str(error)) from error
         finally:
+            del self._open[id(receipt)]
             over.set()
             with receipt.changed:
                 receipt.changed.notify_all()
-            acknowledging.join()
+            # Not `join`: it would leave a record of this thread of gRPC's in `threading` for ever.
+            quiet.wait()
+
+    def hang_up(self, why: str) -> None:
+        """Ask every sender to end its stream: a connection on which nothing comes can not be ended from here."""
+        self._closing = why
+        for receipt in list(self._open.values()):
+            receipt.fail(why)
 
     def _take(self, reader: Any, stream: str | None, receipt: Receipt) -> None:
         memory = Memory()
@@ -194,22 +208,31 @@ class Server(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no t
         return iter([])
 
 
-def acknowledge(receipt: Receipt, writer: Any, over: threading.Event) -> None:
-    """Thread: write the newest durable position as it moves, until `over`."""
+def acknowledge(receipt: Receipt, writer: Any, over: threading.Event, quiet: threading.Event) -> None:
+    """Thread: write the newest durable position as it moves, until `over` or the adapter stops; then `quiet` is set."""
+    try:
+        _acknowledge(receipt, writer, over)
+    finally:
+        quiet.set()
+
+
+def _acknowledge(receipt: Receipt, writer: Any, over: threading.Event) -> None:
     told = 0
     while True:
         with receipt.changed:
-            receipt.changed.wait_for(lambda: receipt.puts > told or over.is_set())
-            puts, position = receipt.puts, receipt.durable
-        if puts > told:
-            try:
-                writer.write(pa.py_buffer(orjson.dumps({"position": position, "puts": puts})))
-            except (pa.ArrowException, OSError) as error:
-                # The sender is gone; the rows are not, and it asks for its position when it comes again.
-                receipt.fail(f"the sender is gone: {error}")
-                return
-            told = puts
-        elif over.is_set():
+            receipt.changed.wait_for(lambda before=told: receipt.puts > before or receipt.failed or over.is_set())
+            puts, position, closing = receipt.puts, receipt.durable, receipt.failed
+        if puts == told and not closing:
+            return
+        message = {"position": position, "puts": puts} | ({"closing": closing} if closing else {})
+        try:
+            writer.write(pa.py_buffer(orjson.dumps(message)))
+        except (pa.ArrowException, OSError) as error:
+            # The sender is gone; the rows are not, and it asks for its position when it comes again.
+            receipt.fail(f"the sender is gone: {error}")
+            return
+        told = puts
+        if closing:
             return
 
 

@@ -5,7 +5,6 @@ import gzip
 import json
 import subprocess
 import threading
-import time
 import urllib.request
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from iiot_dask.adapter.contract import Kept
 from iiot_dask.adapter.testing import SECRET, AdapterContract
 from iiot_dask.core.config import Adapter
 from iiot_dask.core.errors import ConfigError, InUseError
-from tests.pushes import DEADLINE_S, Running, context, free_port, post, wait_for
+from tests.pushes import DEADLINE_S, Running, context, free_port, post, stubborn, wait_for
 
 CORPUS = Path(__file__).with_name("corpus.txt").read_bytes()
 
@@ -127,10 +126,7 @@ def test_too_much_that_waits_is_429_with_retry_after(tmp_path):
 
     class Unread(Running):
         async def _read(self):
-            import asyncio
-
-            while not self._halt.is_set():
-                await asyncio.sleep(0.01)
+            await self.halted()
 
     body = b"\n".join(b"m f=%d %d" % (k, k) for k in range(1500))
     adapter = LineAdapter(context("line", options={"queue_rows": 1000, "durable": "100ms"}))
@@ -215,8 +211,7 @@ def test_many_writers_at_once(line):
     statuses = []
 
     def write(n):
-        for k in range(20):
-            statuses.append(post(f"{running.url}/write?db=x", b"m,n=%d f=%d %d" % (n, k, k))[0])
+        statuses.extend(post(f"{running.url}/write?db=x", b"m,n=%d f=%d %d" % (n, k, k))[0] for k in range(20))
 
     writers = [threading.Thread(target=write, args=(n,)) for n in range(8)]
     for writer in writers:
@@ -268,38 +263,10 @@ def test_kept_lines_are_read_again():
     assert [event.kind for event in poll.events] == ["malformed"]
 
 
-class Stubborn(threading.Thread):
-    """Sends numbered lines to a port until each is answered with 204, as Telegraf does."""
-
-    def __init__(self, port):
-        super().__init__()
-        self.port = port
-        self.halt = threading.Event()
-
-    def run(self):
-        k = 0
-        while not self.halt.is_set():
-            body = b"\n".join(b"m,n=%d f=%d %d" % (j, k, 1_764_064_000_000_000_000 + k) for j in range(5))
-            headers = {"Authorization": f"Token {SECRET}"}
-            try:
-                status = post(f"http://127.0.0.1:{self.port}/write?db=x", body, headers, timeout=10)[0]
-            except OSError:
-                status = 0
-            if status == 204:
-                k += 1
-            else:
-                time.sleep(0.01)
-
-
 def test_the_contract_is_kept(tmp_path):
     port = free_port()
     config = Adapter(
         name="telegraf", kind="line", listen=f"127.0.0.1:{port}", options={"token": "env:T", "durable": "300ms"}
     )
-    sender = Stubborn(port)
-    sender.start()
-    try:
+    with stubborn("line", port, SECRET):
         assert AdapterContract(LineAdapter, config, tmp_path, rows=40).run() == []
-    finally:
-        sender.halt.set()
-        sender.join(DEADLINE_S)

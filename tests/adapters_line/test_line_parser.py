@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iiot_dask_adapters.common.table import Table
 from iiot_dask_adapters.common.tags import Tags
 from iiot_dask_adapters.common.template import Template
 from iiot_dask_adapters.line.parser import HOLES, Parser
-from iiot_dask_adapters.common.table import Table
 
 from iiot_dask.core.errors import ConfigError
 from iiot_dask.core.quality import Quality
