@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from iiot_dask.commands.adapters import emit
 from iiot_dask.commands.history_io import export_action, import_action, rejected_text
 from iiot_dask.core.errors import ConfigError
 
@@ -98,12 +99,8 @@ def history_command(
                 history, out, tags, progress, start=start, end=end, partition=partition, resume=resume
             )
     document: dict[str, Any] = report.document()
-    if as_json:
-        import orjson
-
-        print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())  # noqa: T201
-    else:
-        print("\n".join(filter(None, (history_text(action, document), rejected_text(document)))))  # noqa: T201
+    text = "\n".join(filter(None, (history_text(action, document), rejected_text(document))))
+    emit(document, as_json=as_json, text=text)
     if action == "verify" and document["damaged"]:
         raise typer.Exit(1)
 

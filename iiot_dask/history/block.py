@@ -129,7 +129,7 @@ def days(columns: Columns) -> Iterator[tuple[str, Columns]]:
         yield layout.day_text(low * layout.DAY_NS), columns
         return
     there = np.flatnonzero(counts)
-    few = there[:-layout.DAYS_MAX]
+    few = there[: -layout.DAYS_MAX]
     few = few[counts[few] < ROWS_A_DAY_MIN]
     own = np.setdiff1d(there, few)
     # Cell by cell in the order they are to be written: those that come together first.
@@ -166,9 +166,7 @@ def _cells(time: npt.NDArray[np.int64], length_ns: int) -> tuple[int, npt.NDArra
     return low, counts
 
 
-def _parted(
-    columns: Columns, length_ns: int, low: int, counts: npt.NDArray[np.int64]
-) -> Iterator[tuple[int, Columns]]:
+def _parted(columns: Columns, length_ns: int, low: int, counts: npt.NDArray[np.int64]) -> Iterator[tuple[int, Columns]]:
     """The rows of each cell that has any, in order; one pass over all of them."""
     ends = np.cumsum(counts)
     tag, time, value, quality = columns

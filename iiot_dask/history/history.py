@@ -23,6 +23,7 @@ from iiot_dask.history.index import Index
 from iiot_dask.history.info import Info, info_of
 from iiot_dask.history.layout import FileEntry
 from iiot_dask.history.normal import normal
+from iiot_dask.history.orphans import appending, caring, sweep
 from iiot_dask.history.outputs import Outputs, Sealing, Tally
 from iiot_dask.history.queries import Queries, Tags
 from iiot_dask.history.retain import Retained, retain
@@ -154,8 +155,9 @@ class History(Queries):
         ids = self.tags.ensure(rows.names).astype(np.int64)
         columns = block.sort_rows(ids[rows.tag], rows.time, rows.value, rows.quality)
         name = f"append-{uuid.uuid4().hex}"
-        entries = block.write_columns(self.store, columns, name, shard=0, order=self.clock.now_ns())
-        version = self.add(entries)
+        with appending(self.store):
+            entries = block.write_columns(self.store, columns, name, shard=0, order=self.clock.now_ns())
+            version = self.add(entries)
         return Receipt(
             len(rows.time), sum(e.rows for e in entries), len(entries), sum(e.size for e in entries), version
         )
@@ -189,11 +191,12 @@ class History(Queries):
             return Receipt(0, 0, 0, 0, self.log.refresh())
         columns = block.sort_rows(tag, time, value, quality)
         sealing = Sealing(1, self.clock.now_ns(), frozenset(), layout.CHUNK_ROWS_MIN, f"load-{uuid.uuid4().hex}")
-        outputs = Outputs(self, sealing)
-        outputs.take(columns)
-        entries = outputs.finish()
-        Tally(len(columns[0])).count(columns, len(columns[0])).prove(self, entries)
-        version = self.add(entries)
+        with appending(self.store):
+            outputs = Outputs(self, sealing)
+            outputs.take(columns)
+            entries = outputs.finish()
+            Tally(len(columns[0])).count(columns, len(columns[0])).prove(self, entries)
+            version = self.add(entries)
         return Receipt(len(time), sum(e.rows for e in entries), len(entries), sum(e.size for e in entries), version)
 
     def next_order(self) -> int:
@@ -240,7 +243,7 @@ class History(Queries):
         chunk_rows_min: int = layout.CHUNK_ROWS_MIN,
         client: Any | None = None,
     ) -> compaction.Compaction:
-        """Seal hot blocks into chunks of one tag, merge small sealed files, drop what was written again.
+        """Seal hot blocks into chunks of one tag, merge small sealed files, drop what was written again; clear what crashes left.
 
         Each merge is one atomic commit that is proved before it is made; appends and readers go on meanwhile. Files merged
         stay on disk for readers of older versions until `vacuum`.
@@ -271,6 +274,12 @@ class History(Queries):
         if chunk_rows_min < 1:
             msg = f"chunk_rows_min {chunk_rows_min!r}: 1 or more is allowed"
             raise ConfigError(msg)
+        if self.log.at is None and not dry_run:
+            with caring(self.store):
+                sweep(self)
+                return compaction.compact(
+                    self, progress, rows_max=rows_max, chunk_rows_min=chunk_rows_min, client=client
+                )
         return compaction.compact(
             self, progress, dry_run=dry_run, rows_max=rows_max, chunk_rows_min=chunk_rows_min, client=client
         )
@@ -317,6 +326,9 @@ class History(Queries):
         >>> done.samples, done.windows_made, h.scan().collect().height
         (1, 1, 1)
         """
+        if not dry_run:
+            with caring(self.store):
+                return retain(self, policy, progress, dry_run=False, rows_max=rows_max, client=client)
         return retain(self, policy, progress, dry_run=dry_run, rows_max=rows_max, client=client)
 
     def verify(self, progress: Progress | None = None, *, client: Any | None = None) -> Verification:

@@ -7,9 +7,12 @@ Object stores give that by themselves. Names that start with ``.`` or ``_`` are 
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -181,7 +184,7 @@ def _local(text: str) -> Path | None:
 
 def _put_local(target: Path, content: bytes | memoryview | pa.Buffer) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f"{TEMPORARY}{secrets.token_hex(6)}"
+    temporary = target.parent / f"{TEMPORARY}{process_name()}-{secrets.token_hex(6)}"
     try:
         with temporary.open("xb") as file:
             file.write(content)
@@ -192,6 +195,26 @@ def _put_local(target: Path, content: bytes | memoryview | pa.Buffer) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+@cache
+def _process_name(pid: int) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9.]', '_', socket.gethostname())}-{pid}-{started(pid) or 0}"
+
+
+def process_name() -> str:
+    """A name of this process, told apart from others that had its number before or will have it: host, number, start time."""
+    return _process_name(os.getpid())
+
+
+def started(pid: int) -> int | None:
+    """When a process of this host started, in clock ticks since boot; None if there is none (or the system does not say)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    # The command in parentheses may hold anything; the 20th field after it is the start time.
+    return int(text.rpartition(")")[2].split()[19])
 
 
 def sync_folder(folder: Path) -> None:

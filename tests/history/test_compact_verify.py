@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from iiot_dask.core.batch import Batch
 from iiot_dask.core.clock import ManualClock
 from iiot_dask.core.errors import ChecksumError, DataError, IiotError
-from iiot_dask.history import History, compact, kernels, outputs, layout, merge, seal, write_block
+from iiot_dask.history import History, compact, kernels, layout, merge, outputs, seal, write_block
 from iiot_dask.history.merge import File, closure, hot_slices, tiers
 from iiot_dask.history.vacuum import vacuum
 
