@@ -34,7 +34,7 @@ def _same(data: Bytes, start: int, size: int, pool: Bytes, first: int) -> bool:
     different = np.uint8(0)
     for k in range(size):
         different |= pool[first + k] ^ data[start + k]
-    return different == 0
+    return bool(different == 0)
 
 
 @compiled

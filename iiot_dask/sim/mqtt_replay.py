@@ -6,7 +6,8 @@ to the subscriber's receive maximum, deals packet ids in a circle and checks tha
 
 ``python -m iiot_dask.sim.mqtt_replay --topics N --qos Q`` listens on a free port of 127.0.0.1 and serves one subscriber. It
 prints one JSON line when it listens (``port``), one when it is subscribed to, and one for each command it was given on stdin:
-``MESSAGES RATE`` sends so many messages at so many a second (0 = as fast as they are taken).
+``MESSAGES RATE`` sends so many messages at so many a second (0 = as fast as they are taken). With ``--to PORT`` it is a publisher
+(QoS 0) of the same messages to a real broker instead.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iiot_dask.core.errors import RemoteAdapterError
-from iiot_dask.sim.mqtt_bulk import length, text
+from iiot_dask.sim.mqtt_bulk import connect, length, text
 
 PIECE_BYTES = 256 << 10
 """Bytes handed to the socket at once, about."""
@@ -187,7 +188,7 @@ class Replay:
         # Acknowledgements are settled against what was sent, and the first may come before the last byte is out.
         self._sent += count
         self._next += count
-        self._write(memoryview(part.reshape(-1)))
+        self._write(memoryview(part.reshape(-1).data))
 
     def _renew(self) -> None:
         """A new round: every topic has a new value and the present time."""
@@ -251,6 +252,18 @@ class Replay:
         self._acked += len(identifiers)
 
 
+class Feed(Replay):
+    """The same messages, published to a broker with QoS 0 over MQTT 3.1.1."""
+
+    def _greet(self) -> int:
+        self._sock.sendall(connect("iiot-dask-replay"))
+        kind, body = self._packet()
+        if kind != 0x20 or body[1] != 0:
+            msg = f"the broker answered CONNECT with packet {kind:#x}, {body.hex()}"
+            raise RemoteAdapterError(msg)
+        return 3
+
+
 def _receive_maximum(rest: bytes) -> int:
     """The receive maximum among the properties of a CONNECT of MQTT 5, 65,535 where none stands (3.1.2.11.3)."""
     sizes = {0x11: 4, 0x21: 2, 0x27: 4, 0x22: 2, 0x19: 1, 0x17: 1}
@@ -267,18 +280,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m iiot_dask.sim.mqtt_replay", description=__doc__)
     parser.add_argument("--topics", type=int, default=100_000)
     parser.add_argument("--qos", type=int, choices=(0, 1), default=0)
+    parser.add_argument("--to", type=int, default=None, metavar="PORT")
     arguments = parser.parse_args(argv)
+    if arguments.to is not None:
+        with socket.create_connection(("127.0.0.1", arguments.to)) as sock:
+            _serve(Feed(sock, arguments.topics, 0))
+        return 0
     with socket.create_server(("127.0.0.1", 0)) as listener:
         _say({"port": listener.getsockname()[1]})
         sock, _ = listener.accept()
     with sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        replay = Replay(sock, arguments.topics, arguments.qos)
-        _say({"subscribed": True})
-        for line in sys.stdin:
-            messages, rate = line.split()
-            _say(replay.send(int(messages), float(rate)))
+        _serve(Replay(sock, arguments.topics, arguments.qos))
     return 0
+
+
+def _serve(replay: Replay) -> None:
+    _say({"subscribed": True})
+    for line in sys.stdin:
+        messages, rate = line.split()
+        _say(replay.send(int(messages), float(rate)))
 
 
 def _say(document: dict[str, Any]) -> None:
