@@ -105,7 +105,7 @@ def test_nothing_prints_but_the_command_line(path):
         for n in ast.walk(ast.parse(path.read_text()))
         if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"
     ]
-    assert not calls or path.name in {"cli.py", "plantfile.py"}
+    assert not calls or path.name in {"cli.py", "plantfile.py"} or path.parent.name == "commands"
 
 
 @pytest.mark.parametrize("path", [*FILES, *ADAPTERS], ids=lambda p: str(p.relative_to(ROOT)))

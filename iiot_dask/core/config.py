@@ -206,7 +206,7 @@ class PlantFile(Model):
     cluster: Cluster = Field(default_factory=Cluster)  # type: ignore[arg-type]  # pydantic's overloads
     journal: Journal = Field(default_factory=Journal)  # type: ignore[arg-type]  # pydantic's overloads
     stream: Streaming = Field(default_factory=Streaming)  # type: ignore[arg-type]  # pydantic's overloads
-    history: HistoryKeeping = Field(default_factory=HistoryKeeping)
+    history: HistoryKeeping = Field(default_factory=HistoryKeeping)  # type: ignore[arg-type]  # pydantic's overloads
     dashboard: Dashboard = Field(default_factory=Dashboard)  # type: ignore[arg-type]  # pydantic's overloads
 
     @model_validator(mode="after")

@@ -88,12 +88,12 @@ class LiveRun:
         self._history = history
         self._client = client
         self._chain: Chain | Runner = Chain(client, pipeline) if client is not None else Runner(pipeline)
-        self._feed: deque[pl.DataFrame] = deque()
+        self._feed: deque[pl.DataFrame] = deque()  # bounded: FEED_ROWS_MAX, in `offer`
         self._waiting = 0
         self._dirty: dict[str, list[tuple[int, int]]] = {}
         self._version = 0
         self._first_ns = END
-        self._shown: deque[pl.DataFrame] = deque()
+        self._shown: deque[pl.DataFrame] = deque()  # bounded: SHOWN_ROWS_MAX, in `_give`
         self._shown_rows = 0
         self._woken = threading.Condition()
         self._halt = False

@@ -51,6 +51,8 @@ LIVE_KINDS = frozenset(
     {
         Kind.SILENCE, Kind.FLATLINE, Kind.STORM, Kind.DUPLICATE, Kind.OUT_OF_ORDER, Kind.BACKDATED, Kind.FUTURE,
         Kind.LOSS, Kind.RESET, Kind.CLOCK_JUMP, Kind.CLOCK_DRIFT, Kind.CLOCK_STUCK, Kind.EPOCH, Kind.BAD_QUALITY,
+        # What a value stuck at a rail and a bad row without a value are called.
+        Kind.RANGE, Kind.CORRUPT, Kind.SCHEMA_CHANGE,
     }
 )  # fmt: skip
 """Conditions told live. A changed rate is left out: plants change it with the shift."""

@@ -1,5 +1,6 @@
 """The operators against slow, obvious twins over one tag's rows, in plain Python."""
 
+import itertools
 import math
 import random
 from statistics import stdev
@@ -9,7 +10,6 @@ import pytest
 from flow_rows import STAMP, S
 
 from iiot_dask.flow import pipeline
-import itertools
 
 RANDOM = random.Random(5)
 ROWS = [

@@ -70,7 +70,7 @@ class Sink(ABC):
         self.dead_letters = None if dead_letters is None else Path(dead_letters)
         self.written = self.dead = self.retries = 0
         self.last_error = ""
-        self._rows: deque[pl.DataFrame] = deque()
+        self._rows: deque[pl.DataFrame] = deque()  # bounded: buffer_rows, in `put`
         self._waiting = 0
         self._busy = False
         self._halt = False
@@ -119,7 +119,8 @@ class Sink(ABC):
         self.flush(timeout_s)
         with self._changed:
             self._halt = True
-            left, self._rows, self._waiting = list(self._rows), deque(), 0
+            left, self._waiting = list(self._rows), 0
+            self._rows.clear()
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
