@@ -220,7 +220,8 @@ def _acknowledge(receipt: Receipt, writer: Any, over: threading.Event) -> None:
     told = 0
     while True:
         with receipt.changed:
-            receipt.changed.wait_for(lambda before=told: receipt.puts > before or receipt.failed or over.is_set())
+            while receipt.puts == told and not receipt.failed and not over.is_set():
+                receipt.changed.wait()
             puts, position, closing = receipt.puts, receipt.durable, receipt.failed
         if puts == told and not closing:
             return

@@ -74,7 +74,7 @@ class Parser:
     Examples
     --------
     >>> parser = Parser(Template("{measurement}/{tags}/{field}", "tag", fixed=HOLES), Tags((), 10, "x"), 10)
-    >>> parsed = parser.parse(b"cpu,host=a load=1,up=t 5\\ncpu load=\\n", "plant", 10**9, now_ns=7)
+    >>> parsed = parser.parse(b"cpu,host=a load=1,up=t 5\ncpu load=\n", "plant", 10**9, now_ns=7)
     >>> parsed.rows.time.tolist(), parsed.rows.value.tolist(), [fault.reason for fault in parsed.faults]
     ([5000000000, 5000000000], [1.0, 1.0], ['missing field value'])
     """
