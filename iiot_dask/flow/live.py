@@ -194,10 +194,10 @@ class LiveRun:
                 self.router.decide(self.deadline_s, self.clock.monotonic_ns())
                 if frame.is_empty() and self._dirty:
                     self.correct()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- goes to `failure`, which is shown, and to the log
             # The plant goes on; this run ends, visibly.
             self.failure = error
-            log.exception("pipeline ended", pipeline=self.pipeline.describe())
+            log.error("pipeline ended", pipeline=self.pipeline.describe(), error=repr(error))
 
     def _step(self, frame: pl.DataFrame | None) -> pl.DataFrame:
         now_ns = self.clock.now_ns()
