@@ -197,7 +197,9 @@ class LiveRun:
         except Exception as error:  # noqa: BLE001 -- goes to `failure`, which is shown, and to the log
             # The plant goes on; this run ends, visibly.
             self.failure = error
-            log.error("pipeline ended", pipeline=self.pipeline.describe(), error=repr(error))
+            log.error(  # noqa: TRY400 -- the text says enough; the exception stays in `failure`
+                "pipeline ended", pipeline=self.pipeline.describe(), error=repr(error)
+            )
 
     def _step(self, frame: pl.DataFrame | None) -> pl.DataFrame:
         now_ns = self.clock.now_ns()
