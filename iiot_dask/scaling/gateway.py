@@ -24,7 +24,7 @@ from iiot_dask.scaling.guard import Guard
 from iiot_dask.scaling.provision import AskedProvisioner, Workforce
 
 FLOOR_S = 30.0
-ANSWER_S = 5.0
+ANSWER_S = 3.0
 """Longest answer of a gateway or a scheduler, seconds."""
 LOST_NS = 3_000_000_000
 """A scheduler that has not answered for so long, while its gateway does, is lost."""

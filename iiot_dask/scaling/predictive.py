@@ -134,7 +134,13 @@ class ForecastPolicy(ReactivePolicy):
         weight = min(1.0, passed / self._paid_time) if self._paid_time > 0 else 1.0
         self._base += weight * (need - self._base)
         self._extra += weight * (max(0.0, ahead - need) - self._extra)
-        if self._extra <= self.premium_max * self._base or ahead <= need or self._paid_time < PREMIUM_WARM:
+        # A forecast that is right buys only what will be needed; where a boot is a large part of a short day, that is much.
+        if (
+            self.forecast.precise
+            or self._extra <= self.premium_max * self._base
+            or ahead <= need
+            or self._paid_time < PREMIUM_WARM
+        ):
             return 1.0
         return self.premium_max * self._base / self._extra
 
