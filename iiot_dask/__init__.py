@@ -12,7 +12,6 @@ The stages, in the order data flows through them; a stage imports `core` and ear
     flow       pipelines: written once, run live or over history
     health     every tag's transmission watched; incidents
     scaling    how many workers, before they are needed
-    alert      incidents on their way to people; playbooks that heal
     dashboard  Panel shows it all
 
 `engine.py` joins them. Names below load on first use, so importing this package is quick.

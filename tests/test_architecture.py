@@ -19,11 +19,10 @@ STAGES = (
     "flow",
     "health",
     "scaling",
-    "alert",
     "dashboard",
 )
 """The flow. `health` and `scaling` stand side by side: neither imports the other."""
-BESIDE = {"health": {"scaling"}, "scaling": {"health"}, "alert": {"scaling"}}
+BESIDE = {"health": {"scaling"}, "scaling": {"health"}}
 WIRING = {"commands"}
 """Folders that may import everything, as the files beside them."""
 FILES = sorted((ROOT / "iiot_dask").rglob("*.py"))
