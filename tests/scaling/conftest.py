@@ -1,0 +1,3 @@
+"""Helpers are no tests."""
+
+collect_ignore = ["controller.py", "gateways.py"]
