@@ -1,10 +1,9 @@
 """Scaling: what our policies and others' cost and how late they are, on held-out seeds and on recorded traces.
 
-``iiot-dask bench scaling [--short] [--json] [--traces DIR] [--plot FILE.html] [--simulate]``
+``iiot-dask bench scaling [--short] [--json] [--traces DIR] [--plot FILE.html]``
 
 Back-tests are simulations of one queue before booting workers (`iiot_dask.scaling.backtest`): their ratios compare policies.
-DIR holds Parquet files with ``time`` and ``rate``. ``--simulate`` measures the batch path on worker processes (one against two)
-and what a task costs worker, scheduler and committer, and simulates from these up to 200 workers.
+DIR holds Parquet files with ``time`` and ``rate``.
 """
 
 import argparse
@@ -204,19 +203,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--traces", type=Path, default=None, metavar="DIR", help="Parquet files with time and rate")
     parser.add_argument("--trace-days", type=int, default=28)
     parser.add_argument("--plot", type=Path, default=None, metavar="FILE", help="the Pareto plot as HTML")
-    parser.add_argument(
-        "--simulate", action="store_true", help="measure the batch path, simulate 200 workers; only that"
-    )
     arguments = parser.parse_args(argv)
     if arguments.traces is not None and not arguments.traces.is_dir():
         sys.stderr.write(f"--traces {arguments.traces} is no directory\n")
         return 2
-    if arguments.simulate:
-        from iiot_dask_benchmarks.scaling_out import measure
-
-        document = measure(short=arguments.short)
-    else:
-        document = policies(arguments)
+    document = policies(arguments)
     print(json.dumps(document, indent=None if arguments.json else 2))
     return 0
 

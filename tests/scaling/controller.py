@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from dask_gateway import BasicAuth
-from gateways import PASSWORD, Gateway
+from dask_gateway import BasicAuth, Gateway
+from gateways import PASSWORD
 
 from iiot_dask.core.clock import SystemClock
 from iiot_dask.core.errors import CapacityError

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from dask_gateway import BasicAuth
+from dask_gateway import BasicAuth, Gateway
 
 sys.path.insert(0, str(Path(__file__).parent))
 from controller import learnt, load
-from gateways import PASSWORD, Gateway, GatewayServer
+from gateways import PASSWORD, GatewayServer
 
 from iiot_dask.core.clock import SystemClock
 from iiot_dask.core.errors import CapacityError
