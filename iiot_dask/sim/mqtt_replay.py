@@ -108,6 +108,7 @@ class Replay:
         self._rng = np.random.default_rng(topics)
         self._read = b""
         self._acked, self._sent = 0, 0
+        self._time_ms = 0
         self._window = IDENTIFIERS
         self._version = self._greet()
         self._table, self._form = packets(topics, qos, self._version)
@@ -197,8 +198,9 @@ class Replay:
         form, table = self._form, self._table
         digits(table[:, form.value : form.value + 3], self._walk // 100)
         digits(table[:, form.value + 4 : form.value + 6], self._walk % 100)
-        now = np.frombuffer(f"{time.time_ns() // 10**6:013}".encode(), np.uint8)
-        table[:, form.time : form.time + 13] = now
+        # A round that follows within a millisecond has the next one, or its rows would be those of the round before.
+        self._time_ms = max(time.time_ns() // 10**6, self._time_ms + 1)
+        table[:, form.time : form.time + 13] = np.frombuffer(f"{self._time_ms:013}".encode(), np.uint8)
         self._next = 0
 
     def _write(self, data: memoryview) -> None:
