@@ -306,7 +306,7 @@ def sparkplug(nodes: int, metrics: int, rounds: int) -> dict[str, float]:
 
     route = Topic(filter="spBv1.0/g/+/+/#", tag="spb/{2}/{3}", payload="sparkplug")
     decoder = Decoder(routes([route], "bench"), Tags((), 1 << 24), options({}, "bench"), "bench")
-    inbox = Inbox(3, 4 << 20, 64 << 20, 100_000)
+    inbox = Inbox(5, 4 << 20, 64 << 20, 100_000)
 
     def run(wire: bytes) -> tuple[int, float, float]:
         left = memoryview(wire)
