@@ -187,7 +187,6 @@ class HistoryKeeping(Model):
     tiers: tuple[str, ...] = Field(
         (), description="windows that samples become after, finest first, and how long those are kept: '1m=730d', '1h'"
     )
-    archive: bool = Field(True, description="days that are over are compressed more slowly and smaller")
 
 
 class Dashboard(Model):
