@@ -111,7 +111,9 @@ def check(plant: PlantArg, as_json: Json = False) -> None:
 def query(
     data: DataArg,
     tags: Annotated[list[str] | None, typer.Option(help="Glob over tag names; may be repeated.")] = None,
-    start: Annotated[str | None, typer.Option(help="First instant, ISO 8601 or relative such as -1h; inclusive.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="First instant, ISO 8601 or relative such as -1h; inclusive.")
+    ] = None,
     end: Annotated[str | None, typer.Option(help="Last instant, ISO 8601 or relative such as -5m; exclusive.")] = None,
     every: Annotated[str | None, typer.Option(help="Aggregate into windows of this length: 10s, 1m, 1h …")] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="At most this many rows.")] = None,

@@ -88,7 +88,9 @@ def test_curl_as_the_documentation_of_influxdb_shows_it(line):
 
 def test_a_telegraf_body_gzipped_and_chunked(line):
     running = line()
-    status, headers, _ = post(f"{running.url}/write?db=telegraf", gzip.compress(CORPUS, mtime=0), {"Content-Encoding": "gzip"})
+    status, headers, _ = post(
+        f"{running.url}/write?db=telegraf", gzip.compress(CORPUS, mtime=0), {"Content-Encoding": "gzip"}
+    )
     assert status == 204
     assert headers["X-Influxdb-Version"]
     first = len(running.rows)
