@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 IIOT = [sys.executable, "-m", "iiot_dask"]
+# Debian keeps servers off a user's path.
+PATHS = ":".join(
+    [os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+)
 REQUIRED = os.environ.get("IIOT_REQUIRE_SERVICES") == "1"
 
 
@@ -17,7 +21,7 @@ def pytest_runtest_setup(item):
     """`@pytest.mark.service("mosquitto")`: missing = skip, or a failure where CI says that services must be there."""
     for mark in item.iter_markers("service"):
         for name in mark.args:
-            if shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin") is None:
+            if shutil.which(name, path=PATHS) is None:
                 reason = f"{name} is not installed"
                 if REQUIRED:
                     pytest.fail(f"{reason}, and IIOT_REQUIRE_SERVICES=1 says it must be")

@@ -6,13 +6,13 @@ end over what they gave. History is read slice by slice of time, so a year needs
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
 
-from iiot_dask.core.tags import matches
 from iiot_dask.core.times import TimeLike, time_ns
 from iiot_dask.flow.builder import Pipeline
 from iiot_dask.flow.marks import END
@@ -21,39 +21,38 @@ from iiot_dask.history import History
 
 SLICE_ROWS = 8_000_000
 """About this many rows are in memory at a time in each share."""
+_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
 SHARES_PER_WORKER = 4
 """More shares than workers, so that a slow one does not hold up the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What part of a history a run reads: tags, times [start, end) in ns, and the length of a slice in ns."""
+    """What part of a history a run reads: tags, and the times (ns) at which it is cut into slices, first and last included."""
 
     tags: tuple[str, ...]
-    start: int
-    end: int
-    slice_ns: int
+    cuts: tuple[int, ...]
 
 
 def extent(pipeline: Pipeline, history: History, start: TimeLike | None, end: TimeLike | None) -> Extent | None:
-    """The part of history a pipeline reads; None where there is nothing.
+    """The part of history a pipeline reads; None where no tag matches.
 
-    Slices are cut so that a share of all tags has about `SLICE_ROWS` rows in one.
+    Slices are cut so that a share of all tags has about `SLICE_ROWS` rows in one. Before the first and after the last
+    committed row the first and the last slice are open: rows may be in the journal only.
     """
-    info = history.info()
-    if not info.rows:
-        return None
-    names = history.tags.names()
-    tags = tuple(names[i] for i in matches(names, pipeline.tags))
-    assert info.start is not None
-    assert info.end is not None
-    first = max(time_ns(info.start), time_ns(start) if start is not None else -(2**63))
-    last = min(time_ns(info.end) + 1_000_000, time_ns(end) if end is not None else 2**63 - 1)
+    tags = tuple(history.tags.series(history.tags.ids(list(pipeline.tags))).to_list())
+    first = _LOWEST if start is None else time_ns(start)
+    last = _HIGHEST if end is None else time_ns(end)
     if not tags or first >= last:
         return None
-    span = time_ns(info.end) - time_ns(info.start) + 1
-    rate = max(info.rows * len(tags) / max(len(names), 1) / span, 1e-30)
-    return Extent(tags, first, last, max(int(SLICE_ROWS / rate), 1_000_000_000))
+    info = history.info()
+    inner: list[int] = []
+    if info.start is not None and info.end is not None:
+        begin, stop = time_ns(info.start), time_ns(info.end)
+        rate = info.rows * len(tags) / max(info.tags, 1) / (stop - begin + 1)
+        step = max(int(SLICE_ROWS / max(rate, 1e-30)), 1_000_000_000)
+        inner = [at for at in range(begin + step, stop, step) if first < at < last]
+    return Extent(tags, (first, *inner, last))
 
 
 def literal(tag: str) -> str:
@@ -63,11 +62,9 @@ def literal(tag: str) -> str:
 
 def _slices(history: History, part: Extent) -> Iterator[tuple[pl.DataFrame, int]]:
     globs = [literal(tag) for tag in part.tags]
-    at = part.start
-    while at < part.end:
-        stop = min(at + part.slice_ns, part.end)
-        yield history.scan(globs, start=at, end=stop).collect(), stop - 1
-        at = stop
+    for at, stop in itertools.pairwise(part.cuts):
+        span = {"start": None if at == _LOWEST else at, "end": None if stop == _HIGHEST else stop}
+        yield history.scan(globs, **span).collect(), stop - 1
 
 
 def run_share(pipeline: Pipeline, history: History, part: Extent) -> pl.DataFrame:
@@ -105,8 +102,7 @@ def run_over(
     """
     part = extent(pipeline, history, start, end)
     if part is None:
-        empty = Runner(pipeline)
-        return empty.finish()
+        return Runner(pipeline).finish()
     front = replace(pipeline, operators=pipeline.operators[: pipeline.keyed])
     back = replace(pipeline, operators=pipeline.operators[pipeline.keyed :])
     if client is None:

@@ -7,7 +7,6 @@ out are not given out twice: a run is deterministic, so the n-th result is the n
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from iiot_dask.flow.builder import Pipeline
 from iiot_dask.flow.runner import Counts, Runner
 
 KEPT_MAX = 64
-"""Pushes between two checkpoints; so many frames are kept to be sent again."""
+"""Pushes between two checkpoints; so many frames are kept to be sent again, twice as many while workers go away."""
 LOSSES_MAX = 20
 """Chains lost one after the other without a result in between, before the run gives up."""
 
@@ -123,19 +122,16 @@ class Chain:
         return answer.result()
 
     def _save(self) -> None:
-        with contextlib.suppress(Exception):
-            # A worker lost at this moment costs nothing: the frames are still kept and the next push tries again.
+        try:
             self.base = self.client.submit(saved, self._head, pure=False).result()
+        except Exception as error:
+            if not _lost(error) or len(self.kept) >= 2 * KEPT_MAX:
+                raise
+            # The worker went at this moment: the frames are still kept, the next push sends them again and saves.
+            self.losses += 1
+        else:
             self.kept.clear()
-            self._head = None
-
-    def checkpoint(self) -> bytes:
-        """The run as bytes, as of the last push."""
-        self._answer() if self._head is None and self.kept else None
-        if self._head is None:
-            return self.base if self.base is not None else first(self.pipeline, None).run.checkpoint()
-        data: bytes = self.client.submit(saved, self._head, pure=False).result()
-        return data
+        self._head = None
 
     def close(self) -> None:
         """Let go of the state on the workers."""

@@ -22,7 +22,7 @@ from iiot_dask.flow.batch import literal, run_over
 from iiot_dask.flow.builder import Pipeline
 from iiot_dask.flow.chain import Chain
 from iiot_dask.flow.marks import END, NEVER
-from iiot_dask.flow.router import Facts, Path, Route, Router
+from iiot_dask.flow.router import Route, Router
 from iiot_dask.flow.runner import Runner, merged
 from iiot_dask.flow.sinks.base import Sink
 
@@ -34,6 +34,8 @@ WAIT_S = {"stream": 0.0, "micro-batch": 0.25, "batch": 10.0}
 """How long each path gathers rows before a step, seconds."""
 SETTLE_NS = 3_600_000_000_000
 """A correction reads so much before and after the span it gives out, so that operators know what went before, ns."""
+CORRECT_S = 10.0
+"""Spans that late rows touched wait at most so long for a correction; an idle feed corrects at once."""
 IDLE_S = 0.5
 """A step without rows this often, so that watermarks of idle sources move on."""
 
@@ -93,6 +95,9 @@ class LiveRun:
         self._dirty: dict[str, list[tuple[int, int]]] = {}
         self._version = 0
         self._first_ns = END
+        self._seam: set[str] | None = None
+        """Tags seen since a backfill; None without one."""
+        self._corrected_ns = self.clock.monotonic_ns()
         self._shown: deque[pl.DataFrame] = deque()  # bounded: SHOWN_ROWS_MAX, in `_give`
         self._shown_rows = 0
         self._woken = threading.Condition()
@@ -104,10 +109,14 @@ class LiveRun:
 
     def start(self) -> Self:
         """Subscribe and go."""
+        self._listen()
         self._thread.start()
-        self._source = self._subscribe(self.pipeline.tags)
-        self._source.sink(self.offer)
         return self
+
+    def _listen(self) -> None:
+        if self._source is None:
+            self._source = self._subscribe(self.pipeline.tags)
+            self._source.sink(self.offer)
 
     def stop(self, *, drain: bool = True) -> None:
         """End the feed; with `drain` what waits is worked off, late rows are corrected and open windows are given out."""
@@ -136,13 +145,18 @@ class LiveRun:
         self.stop()
 
     def change(self, pipeline: Pipeline, *, backfill: SpanLike | None = None) -> LiveRun:
-        """Stop this run and start `pipeline` in its place; with `backfill` its results of that span come first, from history."""
-        self.stop()
+        """Stop this run and start `pipeline` in its place; with `backfill` its results of that span come first, from history.
+
+        The new run listens before this one stops, so no row falls between the two.
+        """
         other = LiveRun(
             pipeline, self._subscribe, self._history, client=self._client, sinks=self.sinks, router=self.router,
             deadline=self.deadline_s, clock=self.clock,
         )  # fmt: skip
+        other._listen()
+        self.stop()
         if backfill is not None:
+            other._seam = set()
             since = self.clock.now_ns() - span_ns(backfill)
             other._give(run_over(pipeline, self._history, since, None, client=self._client))
         return other.start()
@@ -192,8 +206,9 @@ class LiveRun:
                 busy = (self.clock.monotonic_ns() - began) / 1e9
                 self.router.observe(frame.height, busy, self.clock.monotonic_ns())
                 self.router.decide(self.deadline_s, self.clock.monotonic_ns())
-                if frame.is_empty() and self._dirty:
+                if self._dirty and (frame.is_empty() or (began - self._corrected_ns) / 1e9 >= CORRECT_S):
                     self.correct()
+                    self._corrected_ns = self.clock.monotonic_ns()
         except Exception as error:  # noqa: BLE001 -- goes to `failure`, which is shown, and to the log
             # The plant goes on; this run ends, visibly.
             self.failure = error
@@ -201,8 +216,19 @@ class LiveRun:
                 "pipeline ended", pipeline=self.pipeline.describe(), error=repr(error)
             )
 
+    def _stitch(self, frame: pl.DataFrame, seam: set[str]) -> None:
+        """A tag's first rows after a backfill: its first results here know nothing of what went before, so correct them."""
+        first = frame.group_by("tag").agg(at=pl.col("time").min().to_physical())
+        fresh = [(tag, at) for tag, at in first.iter_rows() if tag not in seam]
+        seam.update(tag for tag, _ in fresh)
+        with self._woken:
+            for tag, at in fresh:
+                self._dirty[tag] = merged([*self._dirty.get(tag, []), (at, at)])
+
     def _step(self, frame: pl.DataFrame | None) -> pl.DataFrame:
         now_ns = self.clock.now_ns()
+        if frame is not None and self._seam is not None:
+            self._stitch(frame, self._seam)
         if frame is not None and frame.height:
             self._first_ns = min(self._first_ns, int(frame.get_column("time").to_physical().min()))  # type: ignore[arg-type]
         if isinstance(self._chain, Chain):
@@ -280,5 +306,3 @@ class LiveRun:
 _EMPTY = pl.DataFrame(
     schema={"tag": pl.String, "time": pl.Datetime("ns", "UTC"), "value": pl.Float64, "quality": pl.UInt8}
 )
-
-__all__ = ["Facts", "LiveRun", "Path"]

@@ -27,8 +27,7 @@ OUT = np.dtype([("id", "u4"), ("start", "i8"), *[(n, PANE[n]) for n in (PANE.nam
 
 
 @inline
-def _clear(a: Any, pane: int) -> None:
-    a.pane = pane
+def _blank(a: Any) -> None:
     a.count = 0
     a.min = np.inf
     a.max = -np.inf
@@ -37,6 +36,12 @@ def _clear(a: Any, pane: int) -> None:
     a.m2 = 0.0
     a.integral = 0.0
     a.held_ns = 0
+
+
+@inline
+def _clear(a: Any, pane: int) -> None:
+    a.pane = pane
+    _blank(a)
 
 
 @inline
@@ -101,14 +106,7 @@ def _emit(ring: Any, h: Any, g: int, stop: int, every: int, k: int, out: Any, n:
     for end in range(max(h.ended + 1, h.pane + 1), last + 1):
         _hold(ring, h, end * every, every, k)
         o = out[n]
-        o.count = 0
-        o.min = np.inf
-        o.max = -np.inf
-        o.sum = 0.0
-        o.mean = 0.0
-        o.m2 = 0.0
-        o.integral = 0.0
-        o.held_ns = 0
+        _blank(o)
         for pane in range(end - k, end):
             a = ring[pane % k]
             if a.pane == pane:
@@ -214,14 +212,7 @@ def sessions(state: Any, ids: Any, times: Any, values: Any, gap: int, out: Any) 
             n = _close(s, g, out, n)
         if not s.open:
             s.open = True
-            s.count = 0
-            s.min = np.inf
-            s.max = -np.inf
-            s.sum = 0.0
-            s.mean = 0.0
-            s.m2 = 0.0
-            s.integral = 0.0
-            s.held_ns = 0
+            _blank(s)
         else:
             s.integral += s.last * (t - s.last_ns) * 1e-9
             s.held_ns += t - s.last_ns

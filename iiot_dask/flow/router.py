@@ -38,7 +38,6 @@ class Facts:
     burst: float = 1.0
     step_s: float = STEP_S
     row_s: float = ROW_S
-    subscribers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +186,7 @@ class Router:
             self._peak = max(seen, self._peak * 0.97)
             burst = max(1.0, self._peak / rate) if rate else 1.0
             self._rows, self._from_ns = 0.0, now_ns
-        self.facts = Facts(rate, burst, step_s, row_s, f.subscribers)
+        self.facts = Facts(rate, burst, step_s, row_s)
 
     def decide(self, deadline_s: float, now_ns: int) -> Route:
         """Choose again and remember a change."""

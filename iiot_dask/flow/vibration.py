@@ -95,7 +95,8 @@ class Vibration(Operator):
         if size > 1:
             new[1:] = (ids[1:] != ids[:-1]) | (times[1:] - times[:-1] > gap)
         begins = np.flatnonzero(new)
-        place = np.arange(size) - np.repeat(begins, np.diff(np.append(begins, size)))
+        length = np.diff(np.append(begins, size))
+        place = np.arange(size) - np.repeat(begins, length)
         # A block is there where its last sample is: the position in the run is one short of a multiple of the length.
         ends = np.flatnonzero(place % self.samples == self.samples - 1)
         starts = ends - self.samples + 1
@@ -107,16 +108,9 @@ class Vibration(Operator):
         )
         made |= features(blocks, self.rate_hz, self.bands)
         # What stays open: the tail of each tag's last run that fills no block yet.
-        run_end = np.append(begins[1:], size) - 1
-        last_run = np.zeros(size, np.bool_)
-        if size:
-            last = np.append(ids[begins[1:]] != ids[begins[:-1]], True)
-            for a, b in zip(begins[last], run_end[last], strict=True):
-                tail = (b - a + 1) % self.samples
-                last_run[b + 1 - tail : b + 1] = True
-                if tail == 0:
-                    last_run[b] = False
-        state["open"] = rows.filter(pl.Series(last_run))
+        last = np.append(ids[begins[1:]] != ids[begins[:-1]], True) if size else np.empty(0, np.bool_)
+        tail = np.repeat(last, length) & (place >= np.repeat(length - length % self.samples, length))
+        state["open"] = rows.filter(pl.Series(tail))
         left = state["open"]
         upto = marks.of(len(names)).copy()
         np.minimum.at(upto, left.get_column("id").to_numpy(), times_of(left) - 1)

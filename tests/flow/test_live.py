@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import numpy as np
 import polars as pl
@@ -11,8 +12,8 @@ from flow_rows import STAMP, S
 from polars.testing import assert_frame_equal
 from streamz import Stream
 
+from iiot_dask.flow import chain, pipeline
 from iiot_dask.flow import live as live_module
-from iiot_dask.flow import pipeline
 from iiot_dask.flow.live import LiveRun
 from iiot_dask.flow.router import Router
 from iiot_dask.history import History
@@ -38,6 +39,13 @@ def rows_of(first, last, tags=20, seed=0):
             "quality": pl.Series(np.zeros(len(value), np.uint8)),
         }
     )
+
+
+def until(true, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def collected(run):
@@ -69,7 +77,7 @@ def cluster():
         yield client
 
 
-def feed(run_args, parts, history, between=lambda i: None, **options):
+def feed(parts, history, between=lambda run, i: None, **options):
     source = Stream()
     run = LiveRun(WHAT, lambda tags: source, history, **options)
     out = collected(run)
@@ -77,25 +85,52 @@ def feed(run_args, parts, history, between=lambda i: None, **options):
         for i, part in enumerate(parts):
             history.append(part)
             source.emit(part.to_arrow())
-            between(i)
+            between(run, i)
     assert run.failure is None
     return run, out
 
 
 @pytest.mark.parametrize("override", [None, "stream", "micro-batch"])
 def test_live_equals_history(history, override):
-    run, out = feed(None, [rows_of(a, a + 3) for a in range(0, 60, 3)], history, router=Router(override))
+    run, out = feed([rows_of(a, a + 3) for a in range(0, 60, 3)], history, router=Router(override))
     assert_frame_equal(newest(out), WHAT.over(history), check_exact=True)
-    assert run.steps >= 1
-    assert "running" in run._repr_html_() or "stopped" in run._repr_html_()
+    assert "stopped" in run._repr_html_()
 
 
 def test_late_rows_correct_what_was_published(history):
     parts = [rows_of(a, a + 3) for a in range(0, 60, 3)]
     late = rows_of(12, 15, seed=9).with_columns(value=pl.lit(999.0))
-    # Nothing waits between the parts, so give the run the time to publish what the late rows then correct.
-    _run, out = feed(None, [*parts, late], history, between=lambda i: None, router=Router("stream"))
+
+    def published(run, i):
+        if i == len(parts) - 1:
+            until(lambda: run.latest(live_module.SHOWN_ROWS_MAX).height >= 20 * 10)
+
+    run, out = feed([*parts, late], history, published, router=Router("stream"))
+    assert run.corrected > 0
+    before = pl.concat(out).filter(pl.col("version") == 0)
+    assert before["max"].max() < 999.0
     assert_frame_equal(newest(out), WHAT.over(history), check_exact=True)
+
+
+def test_late_rows_are_corrected_under_load_too(history, monkeypatch):
+    monkeypatch.setattr(live_module, "CORRECT_S", 0.0)
+    source = Stream()
+    run = LiveRun(WHAT, lambda tags: source, history, router=Router("stream")).start()
+    at = 0
+    deadline = time.monotonic() + 60
+    # A feed that never rests: the correction may not wait for a quiet moment.
+    while run.corrected == 0:
+        assert time.monotonic() < deadline
+        part = (
+            rows_of(at, at + 3)
+            if at % 30
+            else pl.concat([rows_of(at, at + 3), rows_of(max(at - 30, 0), at + 1, seed=3)])
+        )
+        history.append(part)
+        source.emit(part.to_arrow())
+        at += 3
+    run.stop()
+    assert run.failure is None
 
 
 def test_a_feed_that_overflows_loses_nothing(history, monkeypatch):
@@ -114,7 +149,7 @@ def test_a_feed_that_overflows_loses_nothing(history, monkeypatch):
 
 
 def test_killed_workers_lose_and_double_nothing(history, cluster):
-    def kill(i):
+    def kill(run, i):
         if i in (5, 12):
             workers = cluster.scheduler_info()["workers"]
             pids = cluster.run(os.getpid)
@@ -123,7 +158,7 @@ def test_killed_workers_lose_and_double_nothing(history, cluster):
             os.kill(pids[busy[0]] if busy else next(iter(pids.values())), signal.SIGKILL)
 
     _run, out = feed(
-        None, [rows_of(a, a + 3) for a in range(0, 60, 3)], history, kill, client=cluster, router=Router("stream")
+        [rows_of(a, a + 3) for a in range(0, 60, 3)], history, kill, client=cluster, router=Router("stream")
     )
     assert_frame_equal(newest(out), WHAT.over(history), check_exact=True)
     published = pl.concat(out).filter(pl.col("version") == 0)
@@ -131,39 +166,52 @@ def test_killed_workers_lose_and_double_nothing(history, cluster):
 
 
 def test_a_checkpoint_is_taken_when_enough_was_kept(history, cluster, monkeypatch):
-    from iiot_dask.flow import chain
-
     monkeypatch.setattr(chain, "KEPT_MAX", 4)
+    saved = []
+
+    def look(run, i):
+        until(lambda: run.steps > i)
+        saved.append((run._chain.base is not None, len(run._chain.kept)))
+
     _run, out = feed(
-        None, [rows_of(a, a + 3) for a in range(0, 60, 3)], history, client=cluster, router=Router("stream")
+        [rows_of(a, a + 3) for a in range(0, 60, 3)], history, look, client=cluster, router=Router("stream")
     )
+    assert saved[-1][0]
+    assert max(kept for _, kept in saved) < 4
     assert_frame_equal(newest(out), WHAT.over(history), check_exact=True)
 
 
-def test_a_path_switched_under_load_changes_nothing(history):
+def test_a_path_switched_under_load_changes_nothing(history, monkeypatch):
     router = Router("stream")
 
-    def switch(i):
+    def switch(run, i):
         router.override = ("stream", "micro-batch", "batch")[i % 3]
         router.path = router.override
 
-    live_module.WAIT_S["batch"], before = 0.2, live_module.WAIT_S["batch"]
-    try:
-        _run, out = feed(None, [rows_of(a, a + 3) for a in range(0, 90, 3)], history, switch, router=router)
-    finally:
-        live_module.WAIT_S["batch"] = before
+    monkeypatch.setitem(live_module.WAIT_S, "batch", 0.2)
+    _run, out = feed([rows_of(a, a + 3) for a in range(0, 90, 3)], history, switch, router=router)
     assert_frame_equal(newest(out), WHAT.over(history), check_exact=True)
     assert not pl.concat(out).filter(pl.col("version") == 0).select("tag", "time").is_duplicated().any()
 
 
-def test_changing_a_run_backfills(history):
+def test_changing_a_run_backfills_and_loses_no_row_between(history):
     history.append(rows_of(0, 30))
     source = Stream()
-    run = LiveRun(WHAT, lambda tags: source, history).start()
+    run = LiveRun(WHAT, lambda tags: source.map(lambda table: table), history).start()
     other = WHAT.window("10s", ["max"], on="max")
+    stop, part = run.stop, rows_of(30, 60)
+
+    def stop_while_rows_come(**options):
+        history.append(part)
+        source.emit(part.to_arrow())
+        stop(**options)
+
+    run.stop = stop_while_rows_come
     changed = run.change(other, backfill="40000d")
-    assert changed.latest(1000).height > 0
+    out = collected(changed)
+    shown = changed.latest(10_000)
     changed.stop()
+    assert_frame_equal(newest([shown, *out]).sort("tag", "time"), other.over(history), check_exact=True)
     assert run.explain().path == "stream"
 
 

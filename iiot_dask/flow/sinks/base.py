@@ -131,13 +131,15 @@ class Sink(ABC):
             self._bury(frame, f"closed before it could be delivered; {self.last_error}")
 
     def redeliver(self) -> int:
-        """Put every dead letter again and take it out of the folder; how many rows."""
+        """Put every dead letter again; how many rows. A file goes once its rows were written (or buried anew)."""
         if self.dead_letters is None:
             return 0
         rows = 0
         for path in sorted(self.dead_letters.glob("*.parquet")):
             frame = pl.read_parquet(path)
             self.put(frame)
+            if not self.flush():
+                break
             rows += frame.height
             path.unlink()
             path.with_suffix(".json").unlink(missing_ok=True)
@@ -181,11 +183,10 @@ class Sink(ABC):
                 self.last_error = str(error)
                 self.retries += 1
                 with self._changed:
-                    if self._changed.wait_for(lambda: self._halt, pause):
-                        self._rows.appendleft(rows)
-                        self._bury(rows, f"closed while the target was away: {error}")
-                        self._rows.popleft()
-                        return
+                    halted = self._changed.wait_for(lambda: self._halt, pause)
+                if halted:
+                    self._bury(rows, f"closed while the target was away: {error}")
+                    return
                 pause = min(pause * 2, self.retry_max_s)
             else:
                 self.written += rows.height
