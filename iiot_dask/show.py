@@ -119,35 +119,6 @@ def demo_text(summary: Summary) -> str:
     return _text(Group(protocols, faults, Text("\n".join(tail))))
 
 
-def adapters_document() -> list[dict[str, Any]]:
-    """What is installed, as plain rows."""
-    from iiot_dask.core.registry import Registry
-
-    registry: Registry[Any] = Registry("iiot_dask.adapters", "adapter")
-    return [
-        {
-            "name": plugin.name,
-            "target": plugin.target,
-            "distribution": plugin.distribution,
-            "version": plugin.version,
-            "summary": None if plugin.error else registry.load(plugin.name).summary,
-            "error": plugin.error,
-        }
-        for plugin in registry.plugins()
-    ]
-
-
-def adapters_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The same for people."""
-    return _text(
-        _table(
-            "",
-            ["adapter", "from", "what"],
-            [[r["name"], f"{r['distribution']} {r['version']}", r["error"] or r["summary"]] for r in rows],
-        )
-    )
-
-
 def incidents_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Incidents for people."""
     if not rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -100,3 +101,51 @@ class LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(TURN_S)
         self._loop.close()
+
+
+class TcpBench(Bench):
+    """A bench whose source is a TCP server on loopback: a subclass says what it does with a connection, in `serve`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.port = 0
+        self.writers: set[asyncio.StreamWriter] = set()
+        """Of those who are connected."""
+
+    def __enter__(self) -> Self:
+        self.thread = LoopThread()
+        self.mend()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        self.thread.close()
+
+    def cut(self) -> None:
+        """Stop listening, abort every connection."""
+        self.thread.run(self._stop())
+
+    def mend(self) -> None:
+        """Listen, from the second time on at the same port."""
+        self.thread.run(self._start())
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Talk until the client has left."""
+        raise NotImplementedError
+
+    async def _start(self) -> None:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _stop(self) -> None:
+        self._server.close()
+        for writer in self.writers:
+            writer.transport.abort()
+        self.writers.clear()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.add(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # the client has left, or was cut off
+            await self.serve(reader, writer)
+        self.writers.discard(writer)
+        writer.close()
