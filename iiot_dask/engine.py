@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import psutil
@@ -45,6 +45,13 @@ from iiot_dask.stream.work import ShardResult
 from iiot_dask.taps import Taps
 from iiot_dask.warm import WarmWorker, warm_ingest, warm_work
 from iiot_dask.work import PlantWork
+
+if TYPE_CHECKING:
+    # Pipelines load on first use: a plant without one does not compile their kernels.
+    from iiot_dask.core.times import SpanLike
+    from iiot_dask.flow import Pipeline
+    from iiot_dask.flow.live import LiveRun
+    from iiot_dask.flow.sinks import Sink
 
 TICK_S = 1.0
 RECENT_TICKS = 10
@@ -83,6 +90,8 @@ class Engine:
         self.failure: str | None = None
         self.connected: set[str] = set()
         self.last_snapshot: Snapshot | None = None
+        self._runs: list[LiveRun] = []
+        """Pipelines at work: at most as many as there may be taps."""
         self._undo = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._halt = threading.Event()
@@ -205,6 +214,8 @@ class Engine:
         self.driver = Driver(
             self.journal, self.committer, build, self._handle, config=stream, clock=self.clock, metrics=self.metrics
         )
+        # After the driver has drained: the pipelines have then seen every row, and the cluster is still there.
+        undo.callback(self._stop_runs)
         self.driver.start()
         undo.callback(self._stop_driver)
 
@@ -397,6 +408,44 @@ class Engine:
         engine, so hand work on to a thread or a buffer node.
         """
         return self.taps.stream(glob, every, self.catalogue)
+
+    def pipeline(self, described: Pipeline, *, sinks: Sequence[Sink] = (), deadline: SpanLike = "1s") -> LiveRun:
+        """Run a pipeline (`iiot.pipeline`) on the live rows, its steps on this plant's Dask cluster, until stopped.
+
+        Late rows correct what was given out, from history. The run ends with the plant, if nobody stops it before.
+
+        Parameters
+        ----------
+        described
+            What to run.
+        sinks
+            Where results go, besides the run's own `stream`.
+        deadline
+            How late results may be; the router chooses how many rows a step gathers by it.
+
+        Raises
+        ------
+        CapacityError
+            If too many live streams are open.
+        """
+        from iiot_dask.flow.live import LiveRun
+
+        run = LiveRun(
+            described,
+            lambda globs: self.taps.stream(globs, None, self.catalogue),
+            self.history,
+            release=self.taps.release,
+            client=self.client,
+            sinks=tuple(sinks),
+            deadline=deadline,
+            clock=self.clock,
+        ).start()
+        self._runs.append(run)
+        return run
+
+    def _stop_runs(self) -> None:
+        while self._runs:
+            self._runs.pop().stop()
 
 
 def _incident_row(incident: Incident) -> IncidentRow:

@@ -28,7 +28,7 @@ Every = Literal["1s", "10s"]
 class Tap:
     """One live stream: the tags a glob selects, looked up anew whenever the catalogue grows."""
 
-    def __init__(self, glob: str, every: Every | None, catalogue: Catalogue) -> None:
+    def __init__(self, glob: str | Sequence[str], every: Every | None, catalogue: Catalogue) -> None:
         from streamz import Stream
 
         self.glob = glob
@@ -87,8 +87,8 @@ class Taps:
         self._taps: list[Tap] = []
         self._lock = threading.Lock()
 
-    def stream(self, glob: str, every: str | None, catalogue: Catalogue) -> Any:
-        """A new `streamz.Stream` of the tags `glob` selects: rows, or closed windows of ``"1s"`` or ``"10s"``.
+    def stream(self, glob: str | Sequence[str], every: str | None, catalogue: Catalogue) -> Any:
+        """A new `streamz.Stream` of the tags a glob (or several) selects: rows, or closed windows of ``"1s"`` or ``"10s"``.
 
         Raises
         ------
@@ -107,6 +107,11 @@ class Taps:
                 raise CapacityError(msg)
             self._taps.append(tap)
         return tap.stream
+
+    def release(self, stream: Any) -> None:
+        """Feed this stream no more; its place is free for another."""
+        with self._lock:
+            self._taps = [tap for tap in self._taps if tap.stream is not stream]
 
     def emit(self, batch: Batch, outputs: Sequence[ShardOutput]) -> None:
         """Feed every tap."""

@@ -51,6 +51,8 @@ class LiveRun:
         What to run.
     subscribe
         Starts the feed: called with the pipeline's globs, gives a `streamz.Stream` of Arrow tables.
+    release
+        Ends the feed: called with that stream.
     history
         Where corrections and backfills read from.
     client
@@ -67,6 +69,7 @@ class LiveRun:
         subscribe: Callable[[tuple[str, ...]], Any],
         history: Any,
         *,
+        release: Callable[[Any], None] | None = None,
         client: Any = None,
         sinks: tuple[Sink, ...] = (),
         router: Router | None = None,
@@ -87,6 +90,7 @@ class LiveRun:
         self.overflowed = 0
         self.steps = 0
         self._subscribe = subscribe
+        self._release = release
         self._history = history
         self._client = client
         self._chain: Chain | Runner = Chain(client, pipeline) if client is not None else Runner(pipeline)
@@ -104,6 +108,7 @@ class LiveRun:
         self._halt = False
         self._thread = threading.Thread(target=self._work, name="iiot-pipeline", daemon=True)
         self._source: Any = None
+        self._hearing: Any = None
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -116,12 +121,14 @@ class LiveRun:
     def _listen(self) -> None:
         if self._source is None:
             self._source = self._subscribe(self.pipeline.tags)
-            self._source.sink(self.offer)
+            self._hearing = self._source.sink(self.offer)
 
     def stop(self, *, drain: bool = True) -> None:
         """End the feed; with `drain` what waits is worked off, late rows are corrected and open windows are given out."""
         if self._source is not None:
-            self._source.destroy()
+            self._hearing.destroy()
+            if self._release is not None:
+                self._release(self._source)
             self._source = None
         with self._woken:
             self._halt = True
@@ -150,7 +157,7 @@ class LiveRun:
         The new run listens before this one stops, so no row falls between the two.
         """
         other = LiveRun(
-            pipeline, self._subscribe, self._history, client=self._client, sinks=self.sinks, router=self.router,
+            pipeline, self._subscribe, self._history, release=self._release, client=self._client, sinks=self.sinks, router=self.router,
             deadline=self.deadline_s, clock=self.clock,
         )  # fmt: skip
         other._listen()
