@@ -99,8 +99,8 @@ class LiveRun:
         self._dirty: dict[str, list[tuple[int, int]]] = {}
         self._version = 0
         self._first_ns = END
-        self._seam: set[str] | None = None
-        """Tags seen since a backfill; None without one."""
+        self._seam: pl.DataFrame | None = None
+        """Tags seen since a backfill (column `tag`); None without one."""
         self._corrected_ns = self.clock.monotonic_ns()
         self._shown: deque[pl.DataFrame] = deque()  # bounded: SHOWN_ROWS_MAX, in `_give`
         self._shown_rows = 0
@@ -163,7 +163,7 @@ class LiveRun:
         other._listen()
         self.stop()
         if backfill is not None:
-            other._seam = set()
+            other._seam = pl.DataFrame(schema={"tag": pl.String})
             since = self.clock.now_ns() - span_ns(backfill)
             other._give(run_over(pipeline, self._history, since, None, client=self._client))
         return other.start()
@@ -223,13 +223,14 @@ class LiveRun:
                 "pipeline ended", pipeline=self.pipeline.describe(), error=repr(error)
             )
 
-    def _stitch(self, frame: pl.DataFrame, seam: set[str]) -> None:
+    def _stitch(self, frame: pl.DataFrame, seam: pl.DataFrame) -> None:
         """A tag's first rows after a backfill: its first results here know nothing of what went before, so correct them."""
-        first = frame.group_by("tag").agg(at=pl.col("time").min().to_physical())
-        fresh = [(tag, at) for tag, at in first.iter_rows() if tag not in seam]
-        seam.update(tag for tag, _ in fresh)
+        fresh = frame.join(seam, on="tag", how="anti").group_by("tag").agg(at=pl.col("time").min().to_physical())
+        if fresh.is_empty():
+            return
+        self._seam = pl.concat([seam, fresh.select("tag")])
         with self._woken:
-            for tag, at in fresh:
+            for tag, at in fresh.iter_rows():
                 self._dirty[tag] = merged([*self._dirty.get(tag, []), (at, at)])
 
     def _step(self, frame: pl.DataFrame | None) -> pl.DataFrame:
