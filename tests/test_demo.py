@@ -17,7 +17,7 @@ KINDS = {"outage", "flatline", "corrupt"}
 
 def cli(*args, cwd, status=0):
     done = subprocess.run([*IIOT, *args], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == status, done.stderr
+    assert done.returncode == status, done.stdout[-6000:] + done.stderr
     return done.stdout
 
 

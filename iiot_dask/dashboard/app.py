@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import structlog
 
+from iiot_dask.core.errors import CapacityError
 from iiot_dask.dashboard.cluster_view import ClusterView
 from iiot_dask.dashboard.health_view import HealthView
 from iiot_dask.dashboard.overview_view import OverviewView
@@ -18,6 +22,8 @@ from iiot_dask.dashboard.store import Store, TrendSource
 from iiot_dask.dashboard.trend_view import TrendView
 
 PERIOD_MS = 1000
+LISTEN_S = 30.0
+"""Longest wait for the server's thread to listen, seconds."""
 TREND_EVERY = 2
 """The trend is read anew every so many periods: it costs a query, the rest is in memory."""
 
@@ -102,6 +108,8 @@ class DashboardServer:
         ------
         InUseError
             If the port is taken.
+        CapacityError
+            If the server does not answer within `LISTEN_S`.
         """
         self.port = free_port(self.address, self.port)
         os.environ.setdefault("BOKEH_RESOURCES", "server")
@@ -118,6 +126,7 @@ class DashboardServer:
             websocket_origin=[f"{self.address}:{self.port}", f"localhost:{self.port}"],
             title="iiot-dask",
         )
+        _await_listening(self.address, self.port)
         self._poller.start()
         return self.url
 
@@ -139,3 +148,14 @@ class DashboardServer:
         if self._server is not None:
             self._server.stop()
             self._server = None
+
+
+def _await_listening(address: str, port: int) -> None:
+    """The server listens in a thread of its own; until it does, its port looks free and its URL is dead."""
+    deadline = time.monotonic() + LISTEN_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1.0):
+            return
+        time.sleep(0.01)
+    msg = f"the dashboard does not listen on {address}:{port} after {LISTEN_S:g} s"
+    raise CapacityError(msg)

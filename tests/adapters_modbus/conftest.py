@@ -35,6 +35,7 @@ class Slave:
     requests: list = field(default_factory=list)  # (unit, function, start, count)
     answered: Counter = field(default_factory=Counter)  # unit -> values answered
     connections: int = 0
+    together: int = 0  # most connections at one time
     port: int = 0
     server: object = None
     writers: set = field(default_factory=set)
@@ -61,6 +62,7 @@ class Slave:
     async def serve(self, reader, writer):
         self.connections += 1
         self.writers.add(writer)
+        self.together = max(self.together, len(self.writers))
         if len(self.writers) >= self.connections_max:
             self.server.close()  # further ones are refused
         try:

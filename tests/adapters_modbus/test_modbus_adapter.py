@@ -70,7 +70,8 @@ def test_a_device_that_allows_one_connection_is_polled_over_one(kit):
             return slave, got
 
     slave, got = asyncio.run(go())
-    assert slave.connections == 1
+    # A busy machine may cost a time-out and with it a new connection, but never a second one beside the first.
+    assert slave.together == 1
     assert got.kinds().count("device_up") == got.kinds().count("device_down") == 2
     assert [e.reason.partition("allows ")[2] for e in got.events if e.kind == "info"][-1].startswith("1 connections")
 
