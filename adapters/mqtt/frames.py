@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .jit import compiled
+from ..common.jit import compiled
+from ..common.table import digest as table_digest
 
 # Columns of a row: what one PUBLISH looks like. Starts are offsets into the buffer, bytes.
 TOPIC_START, TOPIC_LEN, PAYLOAD_START, PAYLOAD_LEN, MID, FLAGS, RECEIVED = range(7)
@@ -47,24 +48,9 @@ def ledger() -> npt.NDArray[np.int64]:
 def digest(data: npt.NDArray[np.uint8], start: int, stop: int) -> int:
     """A 64-bit digest of ``data[start:stop]``: tells a redelivery from another message; not cryptographic.
 
-    FNV-1a over 8-byte words with a final mix (Fowler, Noll, Vo; the mix is MurmurHash3's).
+    The hash of the adapters' tables, without an owner.
     """
-    h = np.uint64(0xCBF29CE484222325) ^ np.uint64(stop - start)
-    prime = np.uint64(0x100000001B3)
-    at = start
-    while at + 8 <= stop:
-        word = np.uint64(0)
-        for k in range(8):
-            word |= np.uint64(data[at + k]) << np.uint64(8 * k)
-        h = (h ^ word) * prime
-        h ^= h >> np.uint64(29)
-        at += 8
-    while at < stop:
-        h = (h ^ np.uint64(data[at])) * prime
-        at += 1
-    h ^= h >> np.uint64(33)
-    h *= np.uint64(0xFF51AFD7ED558CCD)
-    return int(np.int64(h ^ (h >> np.uint64(33))))
+    return int(np.int64(table_digest(data, start, stop, 0)))
 
 
 @compiled

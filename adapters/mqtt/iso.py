@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .jit import compiled
+from ..common.jit import compiled
 
 NS = 1_000_000_000
 _SECONDS_MAX = 9_223_372_035

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .digits import decimal, to_float, to_integer
-from .jit import compiled
+from ..common.digits import decimal, to_float, to_integer
+from ..common.jit import compiled
 from .utf8 import sequence
 
 # ruff: noqa: SIM110, PLR1714 -- a compiled loop knows neither generators nor sets

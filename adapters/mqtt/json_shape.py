@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ..common.jit import compiled
 from . import json_scan as full
-from .jit import compiled
 
 # ruff: noqa: SIM110 -- a compiled loop knows no generators
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from .jit import compiled
+from ..common.jit import compiled
 
 Ints = npt.NDArray[np.int64]
 

@@ -15,10 +15,10 @@ import orjson
 from iiot_dask.core.config import TimeUnit, Topic
 from iiot_dask.core.quality import Quality
 
+from ..common.digits import decimal, to_float, to_integer
+from ..common.jit import compiled
 from . import iso, json_shape
 from . import json_scan as scan
-from .digits import decimal, to_float, to_integer
-from .jit import compiled
 
 # ruff: noqa: SIM110 -- a compiled loop knows no generators
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .jit import compiled
+from ..common.jit import compiled
 
 Ints = npt.NDArray[np.int64]
 

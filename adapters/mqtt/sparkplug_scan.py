@@ -15,7 +15,7 @@ import numpy.typing as npt
 from iiot_dask.core import sparkplug_b as spb
 from iiot_dask.core.errors import DataError
 
-from .jit import compiled
+from ..common.jit import compiled
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]

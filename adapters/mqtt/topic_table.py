@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ..common.jit import compiled
 from .frames import digest
-from .jit import compiled
 
 UNKNOWN = -1
 _SLOTS_FIRST = 1 << 10
