@@ -12,6 +12,7 @@ from polars.testing import assert_frame_equal
 import iiot_dask as iiot
 
 IIOT = [sys.executable, "-m", "iiot_dask"]
+pytestmark = pytest.mark.alone
 KINDS = {"outage", "flatline", "corrupt"}
 
 
