@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+pytestmark = pytest.mark.alone
 IIOT = [sys.executable, "-m", "iiot_dask"]
 CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
             "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -21,6 +22,13 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def until(true, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def await_listening(process, port, timeout_s=90.0):
@@ -74,8 +82,9 @@ def test_every_panel_moves_during_a_demo(tmp_path, artifacts):
             page.wait_for_function(
                 f"(before) => ({SOURCES})().every((s, i) => s !== before[i])", arg=before, timeout=20_000
             )
-            assert seen.text(".iiot-tiles") != tiles
-            assert seen.text(".iiot-adapters") != adapters
+            # Each panel is drawn in its own time.
+            until(lambda: seen.text(".iiot-tiles") != tiles)
+            until(lambda: seen.text(".iiot-adapters") != adapters)
             assert re.search(r"\d+ now, \d+ wanted", seen.text(".iiot-workers"))
             page.screenshot(path=str(artifacts / "dashboard.png"), full_page=True)
             seen.browser.close()
